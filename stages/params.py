@@ -96,7 +96,8 @@ def _sentence(where: str, model: type[BaseModel], problem: Any) -> str:
     at = f"{where}.{key}" if key else where
     match problem["type"]:
         case "extra_forbidden":
-            return f"{at} is not a parameter of this stage; remove it or correct its spelling{_known(model, problem['loc'])}"
+            known = _known(model, problem["loc"])
+            return f"{at} is not a parameter of this stage; remove it or correct its spelling{known}"
         case "missing":
             return f"{at} is missing; add it"
         case _:

@@ -1,0 +1,82 @@
+"""Turn the kept documents of a source into token shards.
+
+kept training documents  ->  token shards, and whose each token is
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from stages.documents import (
+    describe,
+    fresh_folder,
+    read_shard,
+    shard_name,
+    shard_paths,
+    write_manifest,
+    write_shard,
+)
+from stages.params import Refusal, StageParams, load_params
+from stages.process import log, map_shards, run
+from stages.tokenizer import load_tokenizer
+from stages.tokens import SIDECAR_SCHEMA, largest_token, write_tokens
+
+TOKENIZER = Path("models/tokenizer")
+
+
+class TokenizeParams(StageParams):
+    """How tokens are stored."""
+
+    dtype: Literal["uint16", "int32"] = "uint16"
+
+
+def check_vocabulary(vocabulary: int, dtype: str) -> None:
+    """Refuse a vocabulary whose largest token the token type can't hold."""
+    if vocabulary - 1 > largest_token(dtype):
+        raise Refusal(
+            f"params.yaml: tokenize.dtype is {dtype}, which holds tokens up to {largest_token(dtype)}, "
+            f"but {TOKENIZER} has {vocabulary}; set tokenize.dtype to int32"
+        )
+
+
+def kept_texts(documents: Path, decisions: Path) -> pl.DataFrame:
+    """Ids and texts of the training documents of one shard, in order."""
+    decided = read_shard(decisions, ["keep", "split"])
+    return read_shard(documents, ["id", "text"]).filter(decided["keep"] & (decided["split"] == "train"))
+
+
+def tokenize_shard(shard: tuple[int, Path, Path], folder: Path, dtype: str) -> tuple[int, int, int]:
+    """Write shard (number, documents, decisions) into `folder`; count its documents, tokens and bytes of text."""
+    number, documents, decisions = shard
+    tokenizer, separator = load_tokenizer(TOKENIZER)
+    kept = kept_texts(documents, decisions)
+    encodings = tokenizer.encode_batch_fast(kept["text"].to_list(), add_special_tokens=False)
+    tokens = [np.array([*encoding.ids, separator], dtype=np.int64) for encoding in encodings]
+    lengths = pl.Series("tokens", [len(each) for each in tokens], pl.Int64)
+    sidecar = pl.DataFrame({"id": kept["id"], "first_token": lengths.cum_sum() - lengths, "tokens": lengths})
+    write_tokens(folder, number, tokens, dtype)
+    write_shard(folder / shard_name("documents", number), sidecar.cast(SIDECAR_SCHEMA))
+    return len(kept), int(lengths.sum()), int(kept["text"].str.len_bytes().sum())
+
+
+def main() -> None:
+    """Write the token shards of one source: `python -m stages.tokenize SOURCE`."""
+    source = sys.argv[1]
+    params = load_params(TokenizeParams, "tokenize")
+    check_vocabulary(load_tokenizer(TOKENIZER)[0].get_vocab_size(), params.dtype)
+    folder = fresh_folder(Path("data/tokenize") / source)
+    documents = shard_paths(Path("data/extract") / source, "documents")
+    decisions = shard_paths(Path("data/dedup") / source, "decisions")
+    shards = list(zip(range(len(documents)), documents, decisions, strict=True))
+    counts = map_shards(partial(tokenize_shard, folder=folder, dtype=params.dtype), shards, f"tokenize {source}")
+    totals = dict(zip(("documents", "tokens", "bytes"), map(sum, zip(*counts, strict=True)), strict=True))
+    write_manifest(folder, {**totals, "tokenizer": describe(TOKENIZER / "tokenizer.json")["sha256"]})
+    log.info("tokenize %s: %d documents, %d tokens, in %s", source, totals["documents"], totals["tokens"], folder)
+
+
+if __name__ == "__main__":
+    run(main)

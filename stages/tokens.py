@@ -1,0 +1,112 @@
+"""Token shards: Megatron-core indexed datasets, and a sidecar that says whose each token is.
+
+    tokens-00000.bin  tokens-00000.idx  documents-00000.parquet  …  manifest.json
+
+The .bin holds the tokens of the shard's documents one after another, each document ended by the
+separator; the .idx is Megatron-core's index (megatron/core/datasets/indexed_dataset.py), so that
+Megatron-LM, NeMo and GPT-NeoX can train from it. The sidecar has SIDECAR_SCHEMA.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from stages.documents import publish, shard_name, shard_paths
+from stages.params import Refusal
+
+INDEX_MAGIC = b"MMIDIDX\x00\x00"
+INDEX_VERSION = 1
+# Megatron-core's code of each token type.
+DTYPES: dict[str, tuple[int, np.dtype[np.integer]]] = {"int32": (4, np.dtype("<i4")), "uint16": (8, np.dtype("<u2"))}
+
+SIDECAR_SCHEMA = pl.Schema(
+    {
+        "id": pl.String,
+        "first_token": pl.Int64,  # within the shard
+        "tokens": pl.Int64,  # with the separator
+    }
+)
+
+
+def largest_token(dtype: str) -> int:
+    """The largest token id that `dtype` ("uint16" or "int32") can hold."""
+    return int(np.iinfo(DTYPES[dtype][1]).max)
+
+
+def write_tokens(folder: Path, number: int, documents: Sequence[NDArray[np.integer]], dtype: str) -> None:
+    """Write shard `number` of `folder`: one sequence for each document, as Megatron-core reads it."""
+    code, numpy_dtype = DTYPES[dtype]
+    lengths = np.array([len(tokens) for tokens in documents], dtype="<i4")
+    pointers = np.zeros(len(lengths), dtype="<i8")
+    np.cumsum(lengths[:-1].astype("<i8") * numpy_dtype.itemsize, out=pointers[1:])
+    header = INDEX_MAGIC + struct.pack("<QBQQ", INDEX_VERSION, code, len(lengths), len(lengths) + 1)
+    ends = np.arange(len(lengths) + 1, dtype="<i8")  # every sequence is one document
+    _write(folder / shard_name("tokens", number, "bin"), [tokens.astype(numpy_dtype).tobytes() for tokens in documents])
+    _write(
+        folder / shard_name("tokens", number, "idx"), [header, lengths.tobytes(), pointers.tobytes(), ends.tobytes()]
+    )
+
+
+def _write(path: Path, parts: Sequence[bytes]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.writelines(parts)
+    publish(partial, path)
+
+
+def index_dtype(path: Path) -> np.dtype[np.integer]:
+    """The token type that the index file `path` declares.
+
+    Raises:
+        Refusal: if it isn't an index that this version reads.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(INDEX_MAGIC) + 9)
+    codes = dict(DTYPES.values())
+    if head[: len(INDEX_MAGIC)] != INDEX_MAGIC or len(head) < len(INDEX_MAGIC) + 9 or head[-1] not in codes:
+        raise Refusal(f"{path} is not a Megatron-core index; remove its folder and run `dvc repro` to make it again")
+    return codes[head[-1]]
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """All tokens of a source, shard after shard, as one sequence that is never loaded whole."""
+
+    shards: tuple[NDArray[np.integer], ...]
+    starts: NDArray[np.int64]  # position of the first token of each shard, and the end
+
+    @staticmethod
+    def open(folder: Path) -> "TokenStream":
+        """The stream over the shards of `folder`, by memory map.
+
+        Raises:
+            Refusal: if a shard is missing or truncated, or an index isn't readable.
+        """
+        shards = []
+        for index in shard_paths(folder, "tokens"):
+            if index.suffix == ".idx":
+                path = index.with_suffix(".bin")
+                empty = path.stat().st_size == 0
+                dtype = index_dtype(index)
+                shards.append(np.zeros(0, dtype) if empty else np.memmap(path, dtype=dtype, mode="r"))
+        starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])]).astype(np.int64)
+        return TokenStream(tuple(shards), starts)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, begin: int, end: int) -> NDArray[np.int64]:
+        """The tokens at positions [begin, end), int64; the range may cross shards."""
+        parts = []
+        number = int(np.searchsorted(self.starts, begin, side="right")) - 1
+        while begin < end:
+            offset = begin - int(self.starts[number])
+            part = self.shards[number][offset : offset + end - begin]
+            parts.append(np.asarray(part, dtype=np.int64))
+            begin, number = begin + len(part), number + 1
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
