@@ -17,6 +17,7 @@ class Settings(StageParams):
         default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="processes of a data stage"
     )
     scratch: Path = Field(Path("scratch"), description="folder for work in progress: checkpoints, partial downloads")
+    slots: int = Field(2, ge=1, description="stages that a flow runs side by side on the processors")
     launch: str = Field("", description="arguments of `accelerate launch` for pretrain; empty: one process")
     micro_batch: int = Field(16, ge=1, description="samples that pretrain computes at once, per process")
     checkpoint_seconds: float = Field(30.0, ge=0, description="least time between two checkpoints in scratch")
