@@ -1,1 +1,107 @@
 """The command line: a thin function for each command, which loads its room only when called."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+USER_ERROR = 2
+
+
+class Commands(TyperGroup):
+    """The commands; what a user can mend ends any of them with one sentence and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was given."""
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            from stages.params import Refusal  # not at the top: `--help` answers at once
+
+            if not isinstance(error, Refusal):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(USER_ERROR) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="pedigree",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A pretraining pipeline whose every artifact can be built again, and explained.\n\n"
+    "Example: pedigree run && pedigree summary",
+)
+
+Targets = Annotated[list[str] | None, typer.Argument(help="Stages, or kinds of stages; default: all.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+
+
+@app.command()
+def run(
+    targets: Targets = None,
+    local: Annotated[bool, typer.Option("--local", help="Without Prefect: nothing is recorded.")] = False,
+) -> None:
+    """Bring the build up to date: stages that don't wait for each other run side by side.
+
+    Example: pedigree run tokenize
+    """
+    from flows.check import check_params
+    from flows.stage import StageFailed
+    from flows.terminal import build_with_prefect, show_progress
+    from flows.work import build_locally
+
+    check_params()
+    show_progress()
+    try:
+        build_locally(targets) if local else build_with_prefect(targets or [])
+    except StageFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def check() -> None:
+    """Check every parameter before anything runs.
+
+    Example: pedigree check && dvc repro
+    """
+    from flows.check import check_params
+
+    print(f"params.yaml: {check_params()} sections are valid")
+
+
+@app.command()
+def summary(json: Json = False) -> None:
+    """Say what the build made: where each document went, the model, its bits per byte, samples of its text.
+
+    Example: pedigree summary --json > build.json
+    """
+    from lineage.summary import print_summary
+
+    print_summary(as_json=json)
+
+
+@app.command()
+def verify(
+    data_only: Annotated[bool, typer.Option("--data-only", help="Leave the model out.")] = False,
+    keep: Annotated[Path | None, typer.Option("--keep", help="Build in this new folder, and leave it.")] = None,
+) -> None:
+    """Build the commit again in a clean clone without a cache, and compare every digest.
+
+    Example: pedigree verify --data-only
+    """
+    from flows.rebuild import rebuild
+    from flows.terminal import show_progress
+    from lineage.builds import print_verdict
+
+    show_progress()
+    with rebuild(keep, data_only) as clone:
+        raise typer.Exit(print_verdict(Path(), clone, data_only))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,197 @@
+"""One stage: `dvc repro --single-item` as a child, its output in a file that is followed."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import psutil  # type: ignore[import-untyped]
+
+from stages.params import Refusal
+
+Tell = Callable[[str], None]
+
+USER_ERROR = 2
+COME_AGAIN = 75  # EX_TEMPFAIL: a stage that was preempted, and has saved what it had
+BURST = 5  # lines passed on per look at the log; the rest is in the file
+LOOK_EVERY_SECONDS = 0.5
+GRACE_SECONDS = 30.0
+
+_EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)$")
+_LOCKED = ("Unable to acquire lock", "it is being blocked by")
+
+
+class StageFailed(RuntimeError):
+    """A stage that failed by itself: to run it again would fail again."""
+
+
+class StageRefused(Refusal):
+    """A stage that a parameter, a file or a machine kept from running; its own sentence."""
+
+
+class ComeAgain(RuntimeError):
+    """What stopped the stage lies outside it: a lock, a preemption. It is worth another try."""
+
+
+class Stopped(RuntimeError):
+    """The build was stopped before or while this stage ran."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a stage: ran, restored (from DVC's run-cache), cached, failed or not run."""
+
+    stage: str
+    outcome: str
+    seconds: float = 0.0
+    reason: str = ""
+    refused: bool = False  # it failed by what a user, a file or a parameter caused
+
+
+class Children:
+    """The dvc processes of a build; stopping it stops them all, with their stages."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._live: set[subprocess.Popen[bytes]] = set()
+        self._lock = Lock()
+
+    def repro(self, stage: str, root: Path, tell: Tell) -> Ended:
+        """Bring `stage` up to date, without those before it; `tell` hears some of what it says.
+
+        Raises:
+            StageRefused, StageFailed, ComeAgain: why it isn't.
+            Stopped: if `stop` was called.
+        """
+        begin, log = time.monotonic(), log_path(stage, root)
+        with self._dvc(["--wait-for-lock", "repro", "--single-item", stage], root, log) as child:
+            follow(child, log, tell)
+        output = log.read_text(encoding="utf-8", errors="replace")
+        if self.stopping:
+            raise Stopped(f"{stage}: stopped")
+        if child.returncode:
+            raise why_failed(stage, output, log)
+        return Ended(stage, _outcome(stage, output), time.monotonic() - begin)
+
+    def stop(self, grace: float = GRACE_SECONDS) -> None:
+        """Have every stage end itself, wait for it, and kill what is left after `grace` seconds."""
+        with self._lock:
+            self.stopping = True
+            live = list(self._live)
+        trees = [tree for child in live for tree in _tree(child.pid)]
+        for child in live:
+            child.terminate()
+        _, left = psutil.wait_procs(trees, timeout=grace)
+        for process in left:
+            process.kill()
+
+    @contextmanager
+    def _dvc(self, arguments: list[str], root: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+        with self._lock:
+            if self.stopping:
+                raise Stopped(f"{arguments[-1]}: not started")
+            child = start_dvc(arguments, root, log)
+            self._live.add(child)
+        try:
+            yield child
+        finally:
+            child.wait()
+            self._live.discard(child)
+
+
+def start_dvc(arguments: list[str], root: Path, log: Path) -> "subprocess.Popen[bytes]":
+    """dvc in this process group, writing to the file `log`.
+
+    Never to a pipe: whoever inherits its end, a worker of Prefect say, would wait for an orphan.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    program = [sys.executable, "-P", str(Path(__file__).with_name("child.py")), str(os.getpid())]
+    environment = os.environ | {
+        # A stage's command says `python`, which must be this one.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            [*program, *arguments], cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+
+
+def log_path(stage: str, root: Path = Path()) -> Path:
+    """Where all that `stage` says is kept until it runs again."""
+    return root / "logs" / f"{stage.replace('/', '-')}.log"
+
+
+def follow(child: "subprocess.Popen[bytes]", log: Path, tell: Tell) -> None:
+    """Tell the newest lines of `log` until `child` has ended; at most BURST of them at each look."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        rest, running = "", True
+        while running:
+            running = _still_runs(child)
+            *lines, rest = (rest + file.read()).split("\n")
+            _tell_some(lines, log, tell)
+
+
+def _still_runs(child: "subprocess.Popen[bytes]") -> bool:
+    try:
+        child.wait(timeout=LOOK_EVERY_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _tell_some(lines: list[str], log: Path, tell: Tell) -> None:
+    lines = [line for line in lines if line.strip() and not line.startswith(_OF_DVC)]
+    if len(lines) > BURST:
+        tell(f"({len(lines) - BURST} more lines in {log})")
+    for line in lines[-BURST:]:
+        tell(line.rstrip())
+
+
+# What dvc itself says; the flow says it shorter.
+_OF_DVC = (
+    "Running stage ",
+    "> ",
+    "Updating lock",
+    "Generating lock",
+    "Use `dvc push`",
+    "Data and pip",
+    "ERROR: failed to rep",
+)
+
+
+def why_failed(stage: str, output: str, log: Path) -> Exception:
+    """The exception that says why `stage` failed, out of what dvc and the stage said.
+
+    dvc itself returns 255 for whatever a stage returns, and says in words what that was.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    code = next((int(found[1]) for line in reversed(lines) if (found := _EXITED.search(line))), None)
+    sentence = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+    if code == USER_ERROR and sentence:
+        return StageRefused(f"{stage}: {sentence}")
+    if code == COME_AGAIN or (code is None and any(mark in output for mark in _LOCKED)):
+        return ComeAgain(f"{stage}: {sentence or lines[-1]}")
+    what = f"exited with {code}" if code is not None else (lines[-1] if lines else "dvc was killed")
+    return StageFailed(f"{stage}: {what.removeprefix('ERROR: ')}; all it said is in {log}")
+
+
+def _outcome(stage: str, output: str) -> str:
+    if f"Stage '{stage}' didn't change, skipping" in output:
+        return "cached"
+    return "restored" if f"Stage '{stage}' is cached - skipping run" in output else "ran"
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,140 @@
+"""The work of one build: what each stage waits for and becomes, with Prefect or without."""
+
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from flows.dag import Stage, read_dag
+from flows.limits import Slots
+from flows.stage import Children, ComeAgain, Ended, StageFailed, StageRefused, Stopped, Tell
+from stages.settings import settings
+
+log = logging.getLogger("pedigree.flows")
+
+# Between the tries of a stage that something outside it kept from running: a lock is soon free, a node is not.
+RETRY_AFTER_SECONDS = (1.0, 10.0, 30.0, 60.0, 120.0)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What became of each stage, in the order of the DAG."""
+
+    stages: tuple[Ended, ...]
+
+    @property
+    def failed(self) -> tuple[Ended, ...]:
+        """The stages that broke; those that waited for them are `not run`."""
+        return tuple(stage for stage in self.stages if stage.outcome == "failed")
+
+
+class Work:
+    """The stages of one build, with all that their threads share."""
+
+    def __init__(self, targets: Iterable[str] | None = None, root: Path = Path()) -> None:
+        self.root = root
+        self.stages = read_dag(root).in_order(targets or ())
+        self._slots = Slots(settings().slots)
+        self._children = Children()
+        self._ended: dict[str, Ended] = {}
+        self._stop = Event()
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether there is nothing to do."""
+        return not any(stage.stale for stage in self.stages)
+
+    def do(self, stage: Stage, tell: Tell) -> Ended:
+        """Bring `stage` up to date, once those before it are.
+
+        Raises:
+            StageRefused, StageFailed, ComeAgain, Stopped: why it isn't.
+        """
+        begin = time.monotonic()
+        try:
+            ended = self._run(stage, tell) if self._may_have_changed(stage) else Ended(stage.name, "cached")
+        except Stopped:
+            ended = Ended(stage.name, "not run", time.monotonic() - begin)
+            raise
+        except Exception as error:
+            ended = Ended(stage.name, "failed", time.monotonic() - begin, str(error), isinstance(error, StageRefused))
+            tell(f"failed: {error}")
+            raise
+        finally:
+            self._ended[stage.name] = ended
+        tell(ended.outcome if ended.outcome == "cached" else f"{ended.outcome} in {ended.seconds:.1f} s")
+        return ended
+
+    def stop(self) -> None:
+        """Have the running stages save what they have and end; wait for them. No other one starts."""
+        self._stop.set()
+        self._children.stop()
+
+    def build(self) -> Build:
+        """What became of each stage so far."""
+        return Build(tuple(self._ended.get(stage.name, Ended(stage.name, "not run")) for stage in self.stages))
+
+    def finished(self) -> Build:
+        """The build, if every stage is up to date.
+
+        Raises:
+            StageRefused: if a stage was refused, and nothing else went wrong.
+            StageFailed: if one failed for any other reason.
+        """
+        build = self.build()
+        if not build.failed:
+            return build
+        sentences = "; ".join(ended.reason for ended in build.failed)
+        raise StageRefused(sentences) if all(ended.refused for ended in build.failed) else StageFailed(sentences)
+
+    def _may_have_changed(self, stage: Stage) -> bool:
+        """Whether DVC has to be asked (again): it was stale at the start, or one before it was run."""
+        return stage.stale or any(self._ended[name].outcome != "cached" for name in stage.upstream)
+
+    def _run(self, stage: Stage, tell: Tell) -> Ended:
+        for pause in (*RETRY_AFTER_SECONDS, None):
+            try:
+                with self._slots.taken(self._slots.needs(stage.kind)):
+                    tell("started")
+                    return self._children.repro(stage.name, self.root, tell)
+            except ComeAgain as error:
+                if pause is None:
+                    raise
+                tell(f"{error}; again in {pause:.0f} s")
+            if self._stop.wait(pause):
+                raise Stopped(f"{stage.name}: stopped before its next try")
+        raise AssertionError("unreachable: the last try returns or raises")
+
+
+def build_locally(targets: Iterable[str] | None = None, root: Path = Path()) -> Build:
+    """Bring `targets` (default: every stage) up to date on a plain thread pool, without Prefect.
+
+    Raises:
+        StageRefused, StageFailed: if a stage is not up to date at the end.
+    """
+    work = Work(targets, root)
+    # A thread for each stage: those that wait for others must not keep a ready one from starting.
+    with ThreadPoolExecutor(max(1, len(work.stages))) as pool:
+        done: dict[str, Future[Ended]] = {}
+        try:
+            for stage in work.stages:
+                done[stage.name] = pool.submit(_after, [done[name] for name in stage.upstream], work, stage)
+            wait(done.values())
+        except BaseException:
+            work.stop()
+            raise
+    return work.finished()
+
+
+def _after(upstream: list[Future[Ended]], work: Work, stage: Stage) -> Ended:
+    for future in upstream:
+        future.result()  # raises what it raised: this stage is not run then
+    return work.do(stage, lambda line: say(stage.name, line))
+
+
+def say(stage: str, line: str) -> None:
+    """One line about `stage` for whoever watches the process."""
+    log.info("%-22s %s", stage, line)
