@@ -138,6 +138,14 @@ class Order:
         place = unpermute(slot, self.block_samples, (self.seed, "block", block))
         return block * self.block_samples + place
 
+    def drawn(self, total: int) -> dict[str, int]:
+        """How many of the first `total` samples are of each source."""
+        blocks, rest = divmod(total, self.block_samples)
+        counts = {source: blocks * count for source, count in self.per_block.items()}
+        for number in range(total - rest, total):
+            counts[self.sample(number).source] += 1
+        return counts
+
     def numbers(self, source: str, window: int, before: int) -> Iterator[int]:
         """The global numbers below `before` at which `window` of `source` is trained on, epoch by epoch."""
         epoch = 0

@@ -136,7 +136,7 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         separator = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["eos_token"]
-        token = int(tokenizer.token_to_id(separator))
+        token = tokenizer.get_vocab()[separator]
     except Exception as error:  # tokenizers raises bare Exception
         raise Refusal(
             f"{folder}/tokenizer.json can't be read ({error}); remove {folder} and run `dvc repro` to make it again"

@@ -1,0 +1,231 @@
+"""Score the base model beside honest references, draw its curve, and let it write."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from stages.documents import kept_documents, publish, source_folders, write_json
+from stages.evaluate import references, score
+from stages.evaluate.params import EvaluateParams, SamplesParams
+from stages.params import Refusal, load_mixture, load_params
+from stages.process import die_with_parent, log, progress, run
+from stages.tokenizer import load_tokenizer
+
+BASE = Path("models/base")
+CHECKPOINTS = Path("models/checkpoints")
+THREADS = 2  # fixed, as sums may depend on it
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out documents of one source: their texts, whole."""
+
+    source: str
+    texts: tuple[str, ...]
+
+    @property
+    def data(self) -> list[bytes]:
+        """The texts in UTF-8."""
+        return [text.encode() for text in self.texts]
+
+    @property
+    def bytes(self) -> int:
+        """Length of all texts in UTF-8."""
+        return sum(map(len, self.data))
+
+    def first(self, budget: int) -> "HeldOut":
+        """The first documents, until they hold `budget` bytes; at least one."""
+        texts: list[str] = []
+        size = 0
+        for text in self.texts:
+            if size >= budget and texts:
+                break
+            texts.append(text)
+            size += len(text.encode())
+        return HeldOut(self.source, tuple(texts))
+
+
+def read_texts(source: str, split: str) -> list[str]:
+    """The texts of `source` in `split`, in the order of the corpus."""
+    folders = Path("data/extract") / source, Path("data/dedup") / source
+    return [text for shard in kept_documents(*folders, ["text"], split) for text in shard["text"]]
+
+
+def held_out(sources: Sequence[str], budget: int) -> list[HeldOut]:
+    """The held-out documents of each source, at most about `budget` bytes of each.
+
+    Raises:
+        Refusal: if there are none at all.
+    """
+    sets = [HeldOut(name, tuple(text for text in read_texts(name, "held_out") if text)) for name in sources]
+    filled = [each.first(budget) for each in sets if each.texts]
+    if not filled:
+        raise Refusal("data/dedup holds no held-out document to evaluate on; raise dedup.held_out in params.yaml")
+    return filled
+
+
+def load_model(folder: Path) -> nn.Module:
+    """The model in `folder`, ready to be asked.
+
+    Raises:
+        Refusal: if it can't be read.
+    """
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except Exception as error:  # safetensors, JSON and transformers each raise their own
+        raise Refusal(f"{folder} can't be loaded ({error}); remove it and run `dvc repro` to make it again") from error
+    return model.eval()
+
+
+def untrained_model(folder: Path) -> nn.Module:
+    """The architecture of the model in `folder` with random weights."""
+    torch.manual_seed(0)
+    model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores any model of one tokenizer."""
+
+    tokenizer: Tokenizer
+    separator: int
+    params: EvaluateParams
+
+    def bits(self, model: nn.Module, documents: HeldOut) -> float:
+        """The bits that all of `documents` cost under `model`."""
+        encodings = self.tokenizer.encode_batch_fast(list(documents.texts), add_special_tokens=False)
+        tokens = [encoding.ids for encoding in encodings]
+        length, stride = self.params.sequence_length, self.params.stride
+        return sum(score.nats(model, tokens, self.separator, length, stride)) / math.log(2)
+
+
+def per_byte(bits: Sequence[float], sets: Sequence[HeldOut]) -> float:
+    """Bits per byte over all sets together."""
+    return round(sum(bits) / sum(each.bytes for each in sets), 4)
+
+
+def reference_bits(sets: Sequence[HeldOut], sources: Sequence[str]) -> dict[str, Any]:
+    """Each reference's bits per byte, over all sets and (but for the primed one) by source."""
+    training = "\n".join(text for name in sources for text in read_texts(name, "train")).encode()
+    joined = b"\n".join(data for each in sets for data in each.data)
+    model = references.ByteModel(training)
+    order2 = [sum(map(model.bits, each.data)) for each in sets]
+    return {
+        "xz": round(references.xz_bits_per_byte(joined), 4),
+        "xz_primed": round(references.xz_bits_per_byte(joined, training), 4),
+        "order2": per_byte(order2, sets),
+        "sources": {
+            each.source: {
+                "xz": round(references.xz_bits_per_byte(b"\n".join(each.data)), 4),
+                "order2": per_byte([bits], [each]),
+            }
+            for each, bits in zip(sets, order2, strict=True)
+        },
+    }
+
+
+def checkpoint_curve(scorer: Scorer, sets: Sequence[HeldOut]) -> list[tuple[int, float]]:
+    """Bits per byte of every published checkpoint, by step, on the first documents of each set."""
+    budget = scorer.params.checkpoint_bytes
+    folders = sorted(CHECKPOINTS.glob("step-*")) if budget else []
+    small = [each.first(budget) for each in sets]
+
+    def measure(folder: Path) -> tuple[int, float]:
+        model = load_model(folder)
+        return int(folder.name.removeprefix("step-")), per_byte([scorer.bits(model, each) for each in small], small)
+
+    return list(progress(map(measure, folders), len(folders), "evaluate", "checkpoints"))
+
+
+def write_samples(model: nn.Module, scorer: Scorer, params: SamplesParams) -> list[dict[str, Any]]:
+    """What `model` writes after each prompt: greedily (temperature 0), and drawn."""
+    written = []
+    for number, prompt in enumerate(params.prompts):
+        start = torch.tensor([[scorer.separator, *scorer.tokenizer.encode(prompt, add_special_tokens=False).ids]])
+        for temperature in (0.0, params.temperature):
+            torch.manual_seed(params.seed + number)
+            how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+            tokens = model.generate(  # type: ignore[operator]
+                start, attention_mask=torch.ones_like(start), max_new_tokens=params.tokens,
+                pad_token_id=scorer.separator, **how,
+            )  # fmt: skip
+            text = scorer.tokenizer.decode(tokens[0, start.shape[1] :].tolist())
+            written.append({"prompt": prompt, "temperature": temperature, "text": text})
+    return written
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a small table that `dvc plots` draws."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(buffer.getvalue(), encoding="utf-8")
+    publish(partial, path)
+
+
+def main() -> None:
+    """Evaluate the base model of this build."""
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(THREADS)
+    params, sources = load_params(EvaluateParams, "evaluate"), list(load_mixture())
+    source_folders(Path("data/dedup"))
+    sets = held_out(sources, params.source_bytes)
+    tokenizer, separator = load_tokenizer(BASE)
+    scorer = Scorer(tokenizer, separator, params)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=die_with_parent) as pool:
+        # The references are plain computing: they go on beside the model's.
+        pending: Future[dict[str, Any]] = pool.submit(reference_bits, sets, sources)
+        model, untrained = load_model(BASE), untrained_model(BASE)
+        bits = list(progress((scorer.bits(model, each) for each in sets), len(sets), "evaluate", "sources"))
+        blind = [scorer.bits(untrained, each) for each in sets]
+        curve = checkpoint_curve(scorer, sets)
+        samples = write_samples(model, scorer, params.samples)
+        others = pending.result()
+    write_outs(sets, bits, blind, others, curve, samples)
+
+
+def write_outs(
+    sets: Sequence[HeldOut],
+    bits: Sequence[float],
+    blind: Sequence[float],
+    others: dict[str, Any],
+    curve: Sequence[tuple[int, float]],
+    samples: list[dict[str, Any]],
+) -> None:
+    """Write metrics, plots and samples."""
+    by_source = {
+        each.source: {
+            "documents": len(each.texts),
+            "bytes": each.bytes,
+            "model": per_byte([mine], [each]),
+            "untrained": per_byte([theirs], [each]),
+            **others["sources"][each.source],
+        }
+        for each, mine, theirs in zip(sets, bits, blind, strict=True)
+    }
+    total = {"model": per_byte(bits, sets), "untrained": per_byte(blind, sets)}
+    total |= {name: others[name] for name in ("xz", "xz_primed", "order2")}
+    write_json(Path("metrics/evaluate.json"), {"bits_per_byte": total, "sources": by_source})
+    write_json(Path("models/samples.json"), samples)
+    rows = [(name, scores["model"]) for name, scores in by_source.items()]
+    write_csv(Path("plots/bits_per_byte.csv"), ("source", "bits_per_byte"), rows)
+    write_csv(Path("plots/references.csv"), ("predictor", "bits_per_byte"), list(total.items()))
+    write_csv(Path("plots/checkpoints.csv"), ("step", "bits_per_byte"), curve)
+    log.info("evaluate: %.3f bits per byte on held-out text, in metrics/evaluate.json", total["model"])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,24 @@
+"""What is measured, and on how much."""
+
+from pydantic import Field
+
+from stages.params import StageParams
+
+
+class SamplesParams(StageParams):
+    """Text that the model writes: each prompt once greedily, once drawn at `temperature`."""
+
+    prompts: tuple[str, ...] = ()
+    tokens: int = Field(64, ge=1)
+    temperature: float = Field(0.8, gt=0)
+    seed: int = 0
+
+
+class EvaluateParams(StageParams):
+    """Windows, and how much held-out text is scored."""
+
+    sequence_length: int = Field(ge=8, description="tokens that the model sees at once")
+    stride: int = Field(ge=1, description="tokens that each window scores; the rest of it is context")
+    source_bytes: int = Field(200_000, ge=1, description="held-out text of each source, in whole documents")
+    checkpoint_bytes: int = Field(30_000, ge=0, description="the same for the curve over checkpoints; 0: no curve")
+    samples: SamplesParams = SamplesParams()

@@ -1,0 +1,99 @@
+"""Any transformers architecture, by its config; and its files, as transformers reads them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, GenerationConfig, PretrainedConfig
+
+from stages.documents import write_json
+from stages.params import Refusal
+from stages.pretrain.checkpoint import weights
+from stages.pretrain.params import PretrainParams
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def build_config(params: PretrainParams, vocabulary: int, separator: int) -> PretrainedConfig:
+    """The transformers config of `params.model`, for a tokenizer of `vocabulary` tokens.
+
+    Raises:
+        Refusal: if the architecture or one of its fields is unknown, or the vocabulary doesn't fit.
+    """
+    fields = dict(params.model)
+    kind = fields.pop("model_type")
+    try:
+        known = AutoConfig.for_model(kind).to_dict()
+    except (ValueError, KeyError):
+        raise Refusal(f"params.yaml: pretrain.model.model_type is {kind!r}, which transformers doesn't know") from None
+    for name in fields:
+        if name not in known:
+            raise Refusal(f"params.yaml: pretrain.model.{name} is no field of a {kind} config; correct or remove it")
+    if fields.get("vocab_size", vocabulary) < vocabulary:
+        raise Refusal(
+            f"params.yaml: pretrain.model.vocab_size is {fields['vocab_size']}, less than the tokenizer's "
+            f"{vocabulary} tokens; raise or remove it"
+        )
+    fields = {"vocab_size": vocabulary, "bos_token_id": separator, "eos_token_id": separator, **fields}
+    try:
+        return AutoConfig.for_model(kind, **fields)
+    except Exception as error:  # transformers' strict dataclasses raise their own
+        raise Refusal(f"params.yaml: pretrain.model is no {kind} config: {' '.join(str(error).split())}") from error
+
+
+def build_model(config: PretrainedConfig, params: PretrainParams) -> nn.Module:
+    """The model with its initial weights, a function of the config and the seed."""
+    torch.manual_seed(params.seed)
+    auto = AutoModelForCausalLM if params.objective == "causal" else AutoModelForMaskedLM
+    try:
+        model: nn.Module = auto.from_config(config)
+    except Exception as error:  # whatever the architecture says of impossible sizes
+        raise Refusal(
+            f"params.yaml: pretrain.model can't be built: {' '.join(str(error).split())}; correct its sizes"
+        ) from error
+    return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters of `model`, each tied tensor once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_per_token(model: nn.Module, config: PretrainedConfig, length: int) -> float:
+    """Floating-point operations of a training token: 6N + 12·layers·width·length.
+
+    N leaves out the embedding, unless it is the head as well (Kaplan et al. 2020, arXiv:2001.08361, section
+    2.1; the attention term as in PaLM's appendix B, arXiv:2204.02311).
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    tied = head is not None and head.weight is embedding.weight
+    matrices = count_parameters(model) - (0 if tied else embedding.weight.numel())
+    return 6.0 * matrices + 12.0 * float(config.num_hidden_layers * config.hidden_size * length)
+
+
+def write_weights(model: nn.Module, config: PretrainedConfig, folder: Path) -> None:
+    """Write config and weights into `folder`, as `from_pretrained` reads them; no versions, no dates."""
+    save_file(weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    described = {**config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
+    write_json(folder / "config.json", _pure(described))
+
+
+def write_base(model: nn.Module, config: PretrainedConfig, tokenizer: Path, folder: Path) -> None:
+    """Write the finished model with its tokenizer into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(model, config, folder)
+    write_json(folder / "generation_config.json", _pure(GenerationConfig.from_model_config(config).to_dict()))
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer / name, folder / name)
+
+
+def _pure(described: dict[str, Any]) -> dict[str, Any]:
+    """`described` without what differs between two machines that made the same model."""
+    described = json.loads(json.dumps(described, default=str))
+    described.pop("transformers_version", None)
+    described.pop("_name_or_path", None)
+    return described

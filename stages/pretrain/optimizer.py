@@ -1,0 +1,121 @@
+"""Optimizers and their learning rate, which is a function of the step alone."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from stages.pretrain.params import AdamWParams, MuonParams, ScheduleParams
+
+# Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon").
+QUINTIC = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+def rate_factor(step: int, steps: int, schedule: ScheduleParams) -> float:
+    """The learning rate of `step` (0 to `steps` - 1) as a share of its peak, in (0, 1]."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    if schedule.shape == "cosine":
+        progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
+        return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+    decaying = max(1, round(steps * schedule.decay))
+    return max(schedule.final, min(1.0, (steps - step) / decaying))
+
+
+def orthogonalize(matrices_BMN: Tensor) -> Tensor:
+    """Each matrix with its singular values brought close to 1; shape and dtype as given.
+
+    fp32 on the CPU, where bf16 products are slow on most processors; bf16 elsewhere, as published.
+    """
+    a, b, c = QUINTIC
+    tall = matrices_BMN.size(-2) > matrices_BMN.size(-1)
+    x_BMN = matrices_BMN.mT if tall else matrices_BMN
+    x_BMN = x_BMN.float() if x_BMN.device.type == "cpu" else x_BMN.bfloat16()
+    x_BMN = x_BMN / (x_BMN.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(ITERATIONS):
+        gram_BMM = x_BMN @ x_BMN.mT
+        x_BMN = a * x_BMN + (b * gram_BMM + c * gram_BMM @ gram_BMM) @ x_BMN
+    result: Tensor = (x_BMN.mT if tall else x_BMN).to(matrices_BMN.dtype)
+    return result
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalized (Jordan et al. 2024), for matrices.
+
+    torch.optim.Muon (2.13) computes in bf16 always, fifteen times slower than fp32 on a processor
+    without bf16, and matrix by matrix; this one takes matrices of one shape together.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for param in group["params"]:
+                if param.grad is not None:
+                    by_shape.setdefault(param.shape, []).append(param)
+            for params in by_shape.values():
+                self._update(params, group["lr"], group["momentum"], group["weight_decay"])
+
+    def _update(self, params: list[Tensor], rate: float, momentum: float, weight_decay: float) -> None:
+        """One step of matrices of one shape. The scale is Jordan's: sqrt(max(1, rows / columns))."""
+        for param in params:
+            self.state[param].setdefault("momentum", torch.zeros_like(param))
+        gradients = torch.stack([param.grad for param in params if param.grad is not None])
+        momenta = torch.stack([self.state[param]["momentum"] for param in params])
+        momenta.lerp_(gradients, 1 - momentum)
+        update_BMN = orthogonalize(gradients.lerp(momenta, momentum))  # Nesterov's look ahead
+        scale = math.sqrt(max(1.0, update_BMN.size(-2) / update_BMN.size(-1)))
+        for param, new_momentum, update in zip(params, momenta, update_BMN, strict=True):
+            self.state[param]["momentum"].copy_(new_momentum)
+            param.mul_(1 - rate * weight_decay).add_(update, alpha=-rate * scale)
+
+
+def build_optimizers(model: nn.Module, params: AdamWParams | MuonParams) -> list[Optimizer]:
+    """The optimizers that together train all of `model`; each group keeps its peak rate as "peak"."""
+    if isinstance(params, AdamWParams):
+        optimizers: list[Optimizer] = [_adamw(list(model.parameters()), params)]
+    else:
+        inner = _inner_matrices(model)
+        chosen = {id(matrix) for matrix in inner}
+        rest = [param for param in model.parameters() if id(param) not in chosen]
+        optimizers = [
+            Muon(inner, params.learning_rate, params.momentum, params.weight_decay),
+            _adamw(rest, params.adamw),
+        ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def _inner_matrices(model: nn.Module) -> list[Tensor]:
+    """The weights of the linear layers between embedding and head: those that Muon is for."""
+    outer = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[operator]
+    excluded = {id(module.weight) for module in outer if module is not None}
+    linear = (module for module in model.modules() if isinstance(module, nn.Linear))
+    return [module.weight for module in linear if id(module.weight) not in excluded]
+
+
+def _adamw(tensors: Sequence[Tensor], params: AdamWParams) -> Optimizer:
+    decaying = [tensor for tensor in tensors if tensor.ndim >= 2]
+    others = [tensor for tensor in tensors if tensor.ndim < 2]
+    groups = [
+        {"params": group, "weight_decay": decay}
+        for group, decay in ((decaying, params.weight_decay), (others, 0.0))
+        if group
+    ]
+    return AdamW(groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), eps=1e-8, fused=True)
+
+
+def set_rates(optimizers: list[Optimizer], factor: float) -> None:
+    """Give every group `factor` of its peak learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor

@@ -1,0 +1,80 @@
+"""What the model is, and how it is trained."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from stages.params import StageParams
+
+
+class AdamWParams(StageParams):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) for all parameters."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(3e-3, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0, description="of matrices; vectors don't decay")
+
+
+class MuonParams(StageParams):
+    """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embeddings and vectors."""
+
+    name: Literal["muon"] = "muon"
+    learning_rate: float = Field(0.02, gt=0)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, description="of what Muon trains")
+    adamw: AdamWParams = Field(AdamWParams(weight_decay=0.0), description="for the rest")
+
+
+class ScheduleParams(StageParams):
+    """The learning rate as a share of its peak: warm-up, then the named shape down to `final`.
+
+    `wsd` holds the peak until the last `decay` of the steps, then falls linearly (Hu et al. 2024,
+    arXiv:2404.06395, section 4); `cosine` falls from the end of the warm-up on (arXiv:1608.03983).
+    """
+
+    shape: Literal["wsd", "cosine"]
+    warmup_steps: int = Field(0, ge=0)
+    decay: float = Field(0.2, gt=0, le=1, description="share of the steps; wsd only")
+    final: float = Field(0.0, ge=0, le=1)
+
+
+class PretrainParams(StageParams):
+    """The model, its objective, and the budget in tokens."""
+
+    objective: Literal["causal", "masked"] = "causal"
+    masked_share: float = Field(0.3, gt=0, lt=1, description="of the tokens; objective masked only")
+    model: dict[str, Any] = Field(description="model_type and fields of a transformers config")
+    sequence_length: int = Field(ge=8, description="tokens of a sample")
+    tokens: int = Field(ge=1, description="the budget; rounded up to whole steps")
+    tokens_per_step: int = Field(ge=1, description="the global batch")
+    block_samples: int = Field(256, ge=1, description="samples in which the mixture holds exactly")
+    optimizer: Annotated[AdamWParams | MuonParams, Field(discriminator="name")]
+    schedule: ScheduleParams
+    gradient_clip: float | None = Field(1.0, gt=0, description="largest global norm")
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    threads: int = Field(2, ge=1, description="of a process on CPU; fixed, as sums may depend on it")
+    checkpoint_steps: int | None = Field(None, ge=1, description="publish the weights every so many steps")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PretrainParams":
+        if self.tokens_per_step % self.sequence_length:
+            raise ValueError(
+                f"tokens_per_step ({self.tokens_per_step}) must be a multiple of "
+                f"sequence_length ({self.sequence_length})"
+            )
+        if not isinstance(self.model.get("model_type"), str):
+            raise ValueError("model.model_type is missing; name a transformers architecture, such as llama")
+        return self
+
+    @property
+    def samples_per_step(self) -> int:
+        """The global batch, in samples."""
+        return self.tokens_per_step // self.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps: as many as the token budget needs."""
+        return -(-self.tokens // self.tokens_per_step)
