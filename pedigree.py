@@ -11,19 +11,20 @@ USER_ERROR = 2
 
 
 class Commands(TyperGroup):
-    """The commands; what a user can mend ends any of them with one sentence and exit code 2."""
+    """The commands; any of them ends with one sentence, and exit code 2 for what a user can mend."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was given."""
         try:
             return super().invoke(ctx)
-        except ValueError as error:
-            from stages.params import Refusal  # not at the top: `--help` answers at once
+        except (ValueError, RuntimeError) as error:
+            from flows.stage import StageFailed  # not at the top: `--help` answers at once
+            from stages.params import Refusal
 
-            if not isinstance(error, Refusal):
+            if not isinstance(error, Refusal | StageFailed):
                 raise
             print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(USER_ERROR) from None
+            raise typer.Exit(USER_ERROR if isinstance(error, Refusal) else 1) from None
 
 
 app = typer.Typer(
@@ -50,17 +51,15 @@ def run(
     Example: pedigree run tokenize
     """
     from flows.check import check_params
-    from flows.stage import StageFailed
     from flows.terminal import build_with_prefect, show_progress
     from flows.work import build_locally
 
     check_params()
     show_progress()
-    try:
-        build_locally(targets) if local else build_with_prefect(targets or [])
-    except StageFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+    if local:
+        build_locally(targets)
+    else:
+        build_with_prefect(targets or [])
 
 
 @app.command()
@@ -96,10 +95,11 @@ def verify(
     """
     from flows.rebuild import rebuild
     from flows.terminal import show_progress
-    from lineage.builds import print_verdict
+    from lineage.builds import DATA, print_verdict, read_outs
 
+    read_outs(Path())  # refuses before the long part
     show_progress()
-    with rebuild(keep, data_only) as clone:
+    with rebuild(keep, DATA if data_only else None) as clone:
         raise typer.Exit(print_verdict(Path(), clone, data_only))
 
 

@@ -18,7 +18,7 @@ def build(targets: list[str] | None = None) -> Build:
     try:
         for stage in work.stages:
             done[stage.name] = run_stage.with_options(name=stage.name, task_run_name=stage.name).submit(
-                stage, work, wait_for=[done[name] for name in stage.upstream]
+                stage, work, wait_for=[done[name] for name in stage.upstream], return_state=False
             )
         wait(list(done.values()))
     except BaseException:  # a signal too: the stages end before the flow does

@@ -1,7 +1,7 @@
 """The DAG as dvc.yaml has it. There is no second list of stages anywhere."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from graphlib import TopologicalSorter
@@ -67,7 +67,8 @@ def read_dag(root: Path = Path()) -> Dag:
         Refusal: if there is no DVC project, or its dvc.yaml or params.yaml don't make a DAG.
     """
     # Waiting for the lock: a neighbour's commit of a large out holds it longer than DVC's 3 seconds.
-    with _refusing(), Repo(str(root), _wait_for_lock=True) as repo:
+    # From within: DVC names a stage by the path from here to its file, or by its name alone if that is here.
+    with _refusing(), chdir(root), Repo(_wait_for_lock=True) as repo:
         graph, stale = repo.index.graph, repo.status()
         upstream = {stage.addressing: [before.addressing for before in graph.successors(stage)] for stage in graph}
     order = TopologicalSorter(upstream).static_order()

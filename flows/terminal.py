@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 from flows.work import Build, Work, say
 
@@ -30,7 +31,7 @@ def build_with_prefect(targets: Iterable[str]) -> Build:
         work = Work(targets)
         if work.up_to_date:
             for stage in work.stages:
-                work.do(stage, lambda line, name=stage.name: say(name, line))
+                work.do(stage, partial(say, stage.name))
             return work.finished()
     from flows.build import build  # Prefect reads the environment as it is imported
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -132,7 +133,7 @@ def build_locally(targets: Iterable[str] | None = None, root: Path = Path()) -> 
 def _after(upstream: list[Future[Ended]], work: Work, stage: Stage) -> Ended:
     for future in upstream:
         future.result()  # raises what it raised: this stage is not run then
-    return work.do(stage, lambda line: say(stage.name, line))
+    return work.do(stage, partial(say, stage.name))
 
 
 def say(stage: str, line: str) -> None:

@@ -1,0 +1,82 @@
+"""Every section of params.yaml, checked by the model of the stage that it is for, before anything runs."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from stages.params import Refusal, load_mixture, load_params, read_params, source_names
+from stages.settings import settings
+
+# By name, not by import: none of them is loaded before it is asked, and a flow doesn't depend on stages.
+SOURCE_MODELS = {"extract": "stages.extract.params.ExtractParams", "filter": "stages.filter.FilterParams"}
+STAGE_MODELS = {
+    "dedup": "stages.dedup.DedupParams",
+    "tokenizer": "stages.tokenizer.TokenizerParams",
+    "tokenize": "stages.tokenize.TokenizeParams",
+    "pretrain": "stages.pretrain.params.PretrainParams",
+    "evaluate": "stages.evaluate.params.EvaluateParams",
+}
+
+
+def check_params() -> int:
+    """How many sections there are, all valid.
+
+    Raises:
+        Refusal: one sentence about all that is wrong, in the parameters and in the environment.
+    """
+    checks: list[Callable[[], Any]] = [settings, _no_strangers, load_mixture, *_source_checks(), *_stage_checks()]
+    problems = [problem for check in checks if (problem := _problem(check))]
+    if problems:
+        raise Refusal("; ".join(problems))
+    return len(read_params()) + len(source_names()) * (len(SOURCE_MODELS) + 1)
+
+
+def _source_checks() -> list[Callable[[], Any]]:
+    checks: list[Callable[[], Any]] = []
+    for source in source_names():
+        checks.append(partial(_download_section, source))
+        checks += [partial(_section, model, f"sources.{source}.{name}") for name, model in SOURCE_MODELS.items()]
+    return checks
+
+
+def _stage_checks() -> list[Callable[[], Any]]:
+    return [partial(_section, model, name) for name, model in STAGE_MODELS.items()]
+
+
+def _section(model: str, section: str) -> None:
+    load_params(_named(model), section)
+
+
+def _download_section(source: str) -> None:
+    _named("stages.download.download_params")(source)  # what a section may hold depends on its kind
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _no_strangers() -> None:
+    """Refuse a section that no stage reads: most likely it is misspelt."""
+    known = {"sources", "mixture", *STAGE_MODELS}
+    strangers = [name for name in read_params() if name not in known]
+    of_source = {"download", *SOURCE_MODELS}
+    for source in source_names():
+        sections = read_params()["sources"][source]
+        if not isinstance(sections, dict):
+            raise Refusal(f"params.yaml: sources.{source} must map {', '.join(sorted(of_source))} to their parameters")
+        strangers += [f"sources.{source}.{name}" for name in sections if name not in of_source]
+    if strangers:
+        raise Refusal(
+            f"params.yaml: no stage reads {', '.join(map(str, strangers))}; remove it or correct its spelling "
+            f"(known: {', '.join(sorted(known))}; in a source: {', '.join(sorted(of_source))})"
+        )
+
+
+def _problem(check: Callable[[], Any]) -> str | None:
+    try:
+        check()
+    except Refusal as refusal:
+        return str(refusal)
+    return None

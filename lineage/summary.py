@@ -1,0 +1,255 @@
+"""What a build made, out of the manifests and metrics that it left behind.
+
+data/*/SOURCE/manifest.json, metrics/*.json, models/samples.json  ->  a page for people, or JSON
+"""
+
+import json
+import sys
+import unicodedata
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from stages.params import Refusal, source_names
+
+PLACES = {
+    "documents": "data/extract",
+    "decisions on them": "data/filter and data/dedup",
+    "token shards": "data/tokenize",
+    "tokenizer": "models/tokenizer",
+    "model": "models/base",
+    "checkpoints": "models/checkpoints",
+    "metrics": "metrics",
+    "curves": "plots",
+    "digests": "dvc.lock",
+}
+REFERENCES = {
+    "model": "this model",
+    "untrained": "the same, untrained",
+    "order2": "order-2 bytes",
+    "xz": "xz -9e",
+    "xz_primed": "xz -9e, primed with training text",
+}
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the documents of one source went. What isn't built yet is None."""
+
+    name: str
+    read: int
+    unextracted: dict[str, int] = field(default_factory=dict)  # by rule of extract
+    filtered: dict[str, int] | None = None  # by rule of filter
+    duplicates: dict[str, int] | None = None  # by rule of dedup
+    held_out: int | None = None
+    trained: int | None = None
+    tokens: int | None = None
+
+    @property
+    def unaccounted(self) -> int:
+        """Documents that came in and have no fate: 0 in a finished build."""
+        gone = sum(sum(rules.values()) for rules in (self.unextracted, self.filtered, self.duplicates) if rules)
+        return self.read - gone - (self.held_out or 0) - (self.trained or 0)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that is known of the build in one folder; what isn't built yet is empty."""
+
+    sources: tuple[Source, ...]
+    pretrain: dict[str, Any]
+    evaluate: dict[str, Any]
+    samples: list[dict[str, Any]]
+    places: dict[str, str]
+
+
+def read_summary(root: Path = Path()) -> Summary:
+    """What the build in `root` made.
+
+    Raises:
+        Refusal: if nothing is built yet, or a file isn't what a stage writes.
+    """
+    names = source_names(root / "params.yaml")
+    sources = tuple(source for name in names if (source := read_source(root / "data", name)))
+    if not sources:
+        raise Refusal("nothing is built here yet; run `dvc repro` or `pedigree run`")
+    return Summary(
+        sources,
+        pretrain=_json(root / "metrics/pretrain.json") or {},
+        evaluate=_json(root / "metrics/evaluate.json") or {},
+        samples=_json(root / "models/samples.json") or [],
+        places={what: place for what, place in PLACES.items() if (root / place.split()[0]).exists()},
+    )
+
+
+def read_source(data: Path, name: str) -> Source | None:
+    """Where the documents of source `name` went, as far as it is built; None if it isn't extracted."""
+    stages = ("extract", "filter", "dedup", "tokenize")
+    extract, kept, dedup, tokens = (_counts(data / stage / name) for stage in stages)
+    if not extract:
+        return None
+    return Source(
+        name,
+        read=extract["read"],
+        unextracted=extract["dropped"],
+        filtered=kept.get("dropped"),
+        duplicates=dedup.get("dropped"),
+        held_out=dedup.get("held_out"),
+        trained=dedup.get("train"),
+        tokens=tokens.get("tokens"),
+    )
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """The summary as plain values, with what can be computed from it."""
+    values = asdict(summary)
+    for source, entry in zip(summary.sources, values["sources"], strict=True):
+        entry["unaccounted"] = source.unaccounted
+        entry["share"] = share(source, summary)
+    return values
+
+
+def share(source: Source, summary: Summary) -> float | None:
+    """The part of all tokens on disk that is this source's."""
+    total = sum(each.tokens or 0 for each in summary.sources)
+    return source.tokens / total if total and source.tokens is not None else None
+
+
+def print_summary(as_json: bool = False, root: Path = Path()) -> None:
+    """Write the summary of the build in `root` to stdout.
+
+    Raises:
+        Refusal: as read_summary.
+    """
+    summary = read_summary(root)
+    if as_json:
+        print(json.dumps(to_json(summary), indent=2, ensure_ascii=False))
+        return
+    # No markup, no emoji: names and samples are shown as they are.
+    console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+    show(summary, console)
+
+
+def show(summary: Summary, console: Console) -> None:
+    """Write `summary` to `console`, for people."""
+    console.print(_documents(summary))
+    for source in summary.sources:
+        if source.trained is not None and source.unaccounted:
+            console.print(f"{source.name}: {source.unaccounted} documents have no fate; its stages are out of step")
+    if summary.pretrain:
+        console.print(_model(summary.pretrain))
+    if summary.evaluate:
+        console.print(_bits_per_byte(summary.evaluate))
+    for sample in summary.samples:
+        console.print(f"\nSample: {plain(sample['prompt'])!r} at temperature {sample['temperature']}", style="bold")
+        console.print(Padding(plain(sample["text"]), (0, 0, 0, 2)))
+    console.print("\nWhere it lies", style="bold")
+    for what, place in summary.places.items():
+        console.print(f"  {what:<18} {place}")
+
+
+def plain(text: str) -> str:
+    """`text` without anything that could steer a terminal or reorder what it shows; lines and tabs stay."""
+    return "".join(
+        letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        for letter in text
+    )
+
+
+def _documents(summary: Summary) -> Table:
+    columns = ["source", "read", "not extracted", "filtered", "mostly by", "exact", "near", "held out", "trained"]
+    table = Table(title="Documents: where they went", title_justify="left", title_style="bold", show_footer=True)
+    rows = [_row(source, share(source, summary)) for source in summary.sources]
+    totals = ["all", *(_total(column) for column in list(zip(*rows, strict=True))[1:])]
+    for name, total in zip([*columns, "tokens", "share"], totals, strict=True):
+        text = name in ("source", "mostly by")
+        table.add_column(name, footer=_shown(total), justify="left" if text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_shown, row))
+    return table
+
+
+def _row(source: Source, part: float | None) -> list[Any]:
+    duplicates = source.duplicates
+    exact = None if duplicates is None else sum(count for rule, count in duplicates.items() if "exact" in rule)
+    near = None if duplicates is None or exact is None else sum(duplicates.values()) - exact
+    return [
+        plain(source.name),
+        source.read,
+        sum(source.unextracted.values()),
+        None if source.filtered is None else sum(source.filtered.values()),
+        _main_rules(source.filtered or {}),
+        exact,
+        near,
+        source.held_out,
+        source.trained,
+        source.tokens,
+        part,
+    ]
+
+
+def _main_rules(dropped: dict[str, int], most: int = 2) -> str:
+    return ", ".join(f"{plain(rule)} {count:,}" for rule, count in Counter(dropped).most_common(most) if count)
+
+
+def _total(column: tuple[Any, ...]) -> Any:
+    numbers = [value for value in column if isinstance(value, int | float)]
+    return sum(numbers) if numbers else ""
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return UNKNOWN
+        case float():
+            return f"{value:.1%}"
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)
+
+
+def _model(metrics: dict[str, Any]) -> str:
+    epochs = ", ".join(f"{plain(name)} {count:.1f}" for name, count in metrics.get("epochs", {}).items())
+    return (
+        f"\nModel: {metrics['parameters']:,} parameters, trained on {metrics['tokens']:,} tokens in "
+        f"{metrics['steps']:,} steps to a loss of {metrics['loss']:.3f} nats per token"
+        + (f"\nEpochs of each source: {epochs}" if epochs else "")
+    )
+
+
+def _bits_per_byte(metrics: dict[str, Any]) -> Table:
+    names = [name for name in REFERENCES if name in metrics["bits_per_byte"]]
+    table = Table(title="\nBits per byte on held-out text (less is better)", title_justify="left", title_style="bold")
+    table.add_column("source")
+    for name in names:
+        table.add_column(REFERENCES[name], justify="right")
+    for source, values in metrics["sources"].items():
+        table.add_row(plain(source), *(_bits(values.get(name)) for name in names))
+    table.add_section()
+    table.add_row("all, by mixture", *(_bits(metrics["bits_per_byte"][name]) for name in names))
+    return table
+
+
+def _bits(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.3f}"
+
+
+def _counts(folder: Path) -> dict[str, Any]:
+    """What the stage counted; nothing if it isn't built."""
+    return dict((_json(folder / "manifest.json") or {"counts": {}})["counts"])
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Refusal(f"{path} is not JSON ({error}); remove it and run `dvc repro` to make it again") from None
