@@ -80,4 +80,5 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except DvcException as error:
-        raise Refusal(f"DVC can't read the project: {' '.join(str(error).split())}") from error
+        reasons = [str(each) for each in (error, error.__cause__) if each and str(each)]
+        raise Refusal(f"DVC can't read the project: {' '.join(': '.join(reasons).split())}") from error

@@ -23,6 +23,11 @@ BURST = 5  # lines passed on per look at the log; the rest is in the file
 LOOK_EVERY_SECONDS = 0.5
 GRACE_SECONDS = 30.0
 
+# What dvc itself says, and the flow says shorter, if at all.
+_OF_DVC = re.compile(
+    r"Running stage |> |Updating lock file|Generating lock file|Use `dvc push`|Data and pipelines|ERROR: failed to repro|"
+    r"To track the changes|\tgit add|To enable auto staging|\tdvc config"
+)
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)$")
 _LOCKED = ("Unable to acquire lock", "it is being blocked by")
 
@@ -148,23 +153,11 @@ def _still_runs(child: "subprocess.Popen[bytes]") -> bool:
 
 
 def _tell_some(lines: list[str], log: Path, tell: Tell) -> None:
-    lines = [line for line in lines if line.strip() and not line.startswith(_OF_DVC)]
+    lines = [line for line in lines if line.strip() and not _OF_DVC.match(line)]
     if len(lines) > BURST:
         tell(f"({len(lines) - BURST} more lines in {log})")
     for line in lines[-BURST:]:
         tell(line.rstrip())
-
-
-# What dvc itself says; the flow says it shorter.
-_OF_DVC = (
-    "Running stage ",
-    "> ",
-    "Updating lock",
-    "Generating lock",
-    "Use `dvc push`",
-    "Data and pip",
-    "ERROR: failed to rep",
-)
 
 
 def why_failed(stage: str, output: str, log: Path) -> Exception:
