@@ -1,4 +1,4 @@
-"""Decide by rules which documents are kept: from signals alone, without their text.
+"""Decide by rules which documents are kept: from their signals, without their texts.
 
     signals of a source  ->  one decision for each document
 
@@ -30,7 +30,7 @@ from stages.documents import (
 from stages.params import PARAMS_FILE, Refusal, StageParams, load_params
 from stages.process import map_shards, run
 
-SIGNALS = Path("data/extract")
+DOCUMENTS = Path("data/extract")
 DECISIONS = Path("data/filter")
 
 # In the rule sets below, `min_X` and `max_X` bound the signal X, and null switches the rule off.
@@ -131,12 +131,11 @@ class Rule:
 
     @property
     def broken(self) -> pl.Expr:
-        """Whether a document breaks the rule. What was not measured does."""
+        """Whether a document breaks the rule. What was not measured breaks no bound."""
         signal = pl.col(self.signal)
         if self.one_of is not None:
             return ~signal.is_in(self.one_of).fill_null(False)
-        holds = signal >= self.at_least if self.at_least is not None else signal <= self.at_most
-        return ~holds.fill_null(False)
+        return (signal < self.at_least if self.at_least is not None else signal > self.at_most).fill_null(False)
 
     @property
     def value(self) -> pl.Expr:
@@ -196,19 +195,26 @@ def complete(decisions: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def filter_shard(shard: Path, target: Path, params: FilterParams) -> Counter[str]:
-    """Write the decisions on the documents whose signals are in `shard`; count documents by rule ("" kept)."""
-    asked = rules(params)
-    signals = read_shard(shard, columns_of(asked))
-    decisions = decide(signals, asked)
-    write_shard(target / shard_name("decisions", int(shard.stem.rpartition("-")[2])), decisions)
-    return Counter(decisions["rule"].fill_null("").to_list())
+def read_signals(documents: Path, signals: Path, rules: list[Rule]) -> pl.DataFrame:
+    """What `rules` ask of the documents in a shard, with their ids and origins. The texts stay on disk.
 
-
-def columns_of(rules: list[Rule]) -> list[str]:
-    """The columns of a signals shard that `rules` ask for."""
+    Raises:
+        Refusal: if the two shards aren't about the same documents.
+    """
+    described = read_shard(documents, ["id", "origin", "language"])
     asked = {rule.signal for rule in rules} | {"language_score" for rule in rules if rule.one_of is not None}
-    return ["id", "origin", *sorted(asked)]
+    measured = read_shard(signals, ["id", *sorted(asked - {"language"})])
+    if not measured["id"].equals(described["id"]):
+        raise Refusal(f"{signals} is not about the documents in {documents}; remove the folder and run `dvc repro`")
+    return pl.concat([described, measured.drop("id")], how="horizontal")
+
+
+def filter_shard(shard: tuple[Path, Path], target: Path, params: FilterParams) -> Counter[str]:
+    """Write the decisions on shard (documents, signals); count its documents by rule ("" for kept)."""
+    asked = rules(params)
+    decisions = decide(read_signals(*shard, asked), asked)
+    write_shard(target / shard_name("decisions", int(shard[0].stem.rpartition("-")[2])), decisions)
+    return Counter(decisions["rule"].fill_null("").to_list())
 
 
 def counts_of(by_rule: Counter[str]) -> dict[str, Any]:
@@ -222,7 +228,7 @@ def refuse_if_empty(source: str, counts: dict[str, Any]) -> None:
     if counts["kept"]:
         return
     if not counts["read"]:
-        raise Refusal(f"data/extract/{source} has no documents to filter; mend sources.{source}.extract in params.yaml")
+        raise Refusal(f"{DOCUMENTS / source} has no documents to filter; mend sources.{source}.extract in params.yaml")
     rule, number = max(counts["dropped"].items(), key=lambda item: item[1])
     raise Refusal(
         f"{PARAMS_FILE}: sources.{source}.filter drops all {counts['read']} documents of {source}, "
@@ -236,7 +242,8 @@ def main() -> None:
     parser.add_argument("source", help="a name under `sources` in params.yaml")
     source = parser.parse_args().source
     params = load_params(FilterParams, f"sources.{source}.filter")
-    shards = shard_paths(SIGNALS / source, "signals")
+    folder = DOCUMENTS / source
+    shards = list(zip(shard_paths(folder, "documents"), shard_paths(folder, "signals"), strict=True))
     target = fresh_folder(DECISIONS / source)
     by_rule: Counter[str] = Counter()
     for counted in map_shards(partial(filter_shard, target=target, params=params), shards, f"filter {source}"):
