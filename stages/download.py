@@ -44,8 +44,9 @@ FIRST_WAIT_SECONDS = 1.0  # doubled after each attempt
 
 # What pip says (it has one exit code for everything) when the trouble is on the way to the index.
 NETWORK_TROUBLE = re.compile(
-    r"connection error|connection broken|NewConnectionError|NameResolutionError|ProxyError|SSLError|"
-    r"[Tt]imed? ?out|IncompleteRead|IncompleteDownload|Connection aborted|\b(?:429|5\d\d) (?:Client|Server) Error"
+    r"connection error|connection broken|Max retries exceeded|NewConnectionError|NameResolutionError|"
+    r"ProxyError|SSLError|[Tt]imed? ?out|IncompleteRead|IncompleteDownload|Connection aborted|"
+    r"\b(?:429|5\d\d) (?:Client|Server) Error"
 )
 NAMED_HOST = re.compile(r"host='([^']+)', port=(\d+)")
 
@@ -187,7 +188,7 @@ def pip_download(package: Package, folder: Path) -> None:
         Interrupted: if the index couldn't be reached.
         Refusal: if it was reached and has no such wheel.
     """
-    command = [sys.executable, "-m", "pip", "download", "--verbose", "--disable-pip-version-check", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", "-vv", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary=:all:", *wheel_tags(package), f"{package.name}=={package.version}"]
     done = subprocess.run(
         [*command, "--dest", str(folder)], capture_output=True, text=True, errors="replace", check=False

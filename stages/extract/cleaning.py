@@ -1,0 +1,60 @@
+"""Clean text: the same characters for the same reading, and without the lines that rules take out."""
+
+import re
+import unicodedata
+
+from stages.extract.params import LineRules
+
+NEWLINES = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
+# Controls but tab and newline, the byte order mark, and halves of UTF-16 pairs, which UTF-8 can't write.
+FORBIDDEN = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
+TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
+MANY_BLANK_LINES = re.compile(r"\n{4,}")
+BLANK_EDGES = re.compile(r"\A(?:[^\S\n]*\n)+|\s+\Z")
+
+# Phrases of C4's code (Raffel et al. 2020), in lower case.
+POLICY = re.compile(r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
+TERMINAL = (".", "!", "?", '"', "”", "…", "。", "！", "？")  # C4's, and the same marks in other scripts
+
+
+def clean_text(text: str) -> str:
+    """`text` in NFC, lines ended by \\n, without control characters, trailing spaces and heaps of blank lines."""
+    text = unicodedata.normalize("NFC", clean_code(text))
+    return BLANK_EDGES.sub("", MANY_BLANK_LINES.sub("\n\n\n", TRAILING_SPACE.sub("", text)))
+
+
+def clean_code(text: str) -> str:
+    """`text` with lines ended by \\n and without control characters; spaces and code points mean something in code."""
+    return BLANK_EDGES.sub("", FORBIDDEN.sub("", NEWLINES.sub("\n", text)))
+
+
+def without_surrogates(text: str) -> str:
+    """`text` as UTF-8 can write it: names of files may hold bytes that are no characters."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def apply_line_rules(text: str, rules: LineRules) -> tuple[str, int]:
+    """`text` without the lines that break a rule, and how many those were. Blank lines break none."""
+    if rules == LineRules():
+        return text, 0
+    lines = text.split("\n")
+    kept = [line for line in lines if not line.strip() or not breaks_a_rule(line, rules)]
+    return clean_text("\n".join(kept)), len(lines) - len(kept)
+
+
+def breaks_a_rule(line: str, rules: LineRules) -> bool:
+    """If `line` is to be taken out."""
+    lowered, words = line.lower(), line.split()
+    return (
+        (rules.drop_javascript and "javascript" in lowered)
+        or (rules.drop_policy and POLICY.search(lowered) is not None)
+        or (rules.max_word_characters is not None and max(map(len, words)) > rules.max_word_characters)
+        or (rules.min_words is not None and len(words) < rules.min_words)
+        or (rules.require_terminal_punctuation and not ends_a_sentence(line))
+    )
+
+
+def ends_a_sentence(line: str) -> bool:
+    """If `line` ends in a terminal mark, and not in an ellipsis of three points, as C4 has it."""
+    line = line.rstrip()
+    return line.endswith(TERMINAL) and not line.endswith("...")

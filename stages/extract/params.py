@@ -1,0 +1,35 @@
+"""The parameters of extract: what changes the text of a document, and nothing that only drops it."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.params import StageParams
+
+Format = Literal["auto", "jsonl", "parquet", "text", "markdown", "rst", "html", "warc", "mediawiki", "jats", "code"]
+
+
+class LineRules(StageParams):
+    """Lines to take out, after C4 (Raffel et al. 2020, arXiv:1910.10683, section 2.2). All are off by default."""
+
+    drop_javascript: bool = Field(False, description="lines that name Javascript: warnings to turn it on")
+    drop_policy: bool = Field(False, description="lines about privacy policies, cookies and terms of use")
+    max_word_characters: int | None = Field(None, ge=1, description="drop lines with a longer word; C4 has 1000")
+    min_words: int | None = Field(None, ge=1, description="drop lines with fewer words; C4 has 3")
+    require_terminal_punctuation: bool = Field(False, description="drop lines that don't end in . ! ? or \"")
+
+
+class ExtractParams(StageParams):
+    """How the files of a source are read and cleaned."""
+
+    format: Format = Field("auto", description="auto: by the ending of each file's name")
+    members: tuple[str, ...] = Field((), description="globs of files, also in archives; `!` before one excludes")
+    license: str | None = Field(None, description="licence of a document that doesn't name its own")
+    shard_bytes: int = Field(64 << 20, ge=1, description="input bytes that are grouped into one shard")
+    max_document_bytes: int = Field(10_000_000, ge=1, description="a longer record, or text, is dropped")
+    text_column: str = Field("text", description="of jsonl and parquet, as are those that follow")
+    id_column: str | None = None
+    url_column: str | None = None
+    date_column: str | None = None
+    license_column: str | None = None
+    lines: LineRules = LineRules()

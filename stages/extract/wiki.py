@@ -1,0 +1,111 @@
+"""Read MediaWiki XML dumps: the text of each article, without what only a browser makes sense of."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import mwparserfromhell
+from lxml import etree
+
+from stages.extract.params import ExtractParams
+from stages.extract.records import Found, Record, Unreadable
+
+ARTICLES, FILES, CATEGORIES = "0", "6", "14"  # namespaces
+ENGLISH_NAMES = frozenset({"file", "image", "media", "category"})  # understood by a wiki in any language
+
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+EMPTY_REFERENCE = re.compile(r"<ref\b[^<>]*/>", re.IGNORECASE)
+INVISIBLE = re.compile(
+    r"<(ref|math|gallery|timeline|score|source|syntaxhighlight|imagemap|hiero)\b[^<>]*>.*?</\1\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
+# These match the innermost, and are applied until none is left.
+TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
+TABLE = re.compile(r"^[ \t:]*\{\|(?:(?!\{\||\|\}).)*\|\}", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[\[([^\[\]|]*)(?:\|([^\[\]]*))?\]\]")
+EMPTY_SECTION = re.compile(r"^(=+)[^=\n].*\n\s*(?=\Z|(?!\1=)=)", re.MULTILINE)  # a deeper one may follow
+
+MAGIC_WORD = re.compile(r"__[A-Z]+__")
+LIST_ITEM = re.compile(r"^[*#]+[:;]?[ \t]*", re.MULTILINE)
+INDENT = re.compile(r"^[:;]+[ \t]*", re.MULTILINE)
+INTERLANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*")
+
+
+def read_mediawiki(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+    """One document for each article of a dump: its title as the first line, then its text."""
+    without_text, number = ENGLISH_NAMES, 0
+    for element in _elements(stream):
+        if etree.QName(element).localname == "siteinfo":
+            without_text |= namespace_names(element)
+            continue
+        yield read_page(element, number, without_text, params)
+        number += 1
+
+
+def _elements(stream: BinaryIO) -> Iterator[Any]:
+    """The siteinfo and the pages, one at a time; memory holds no second."""
+    parsed = etree.iterparse(
+        stream, tag=("{*}siteinfo", "{*}page"), resolve_entities=False, no_network=True, huge_tree=False
+    )
+    for _, element in parsed:
+        yield element
+        element.clear()
+        while element.getprevious() is not None:
+            del element.getparent()[0]
+
+
+def namespace_names(siteinfo: Any) -> frozenset[str]:
+    """What this wiki, in its language, calls files and categories; in lower case."""
+    found = siteinfo.iterfind("{*}namespaces/{*}namespace")
+    return frozenset((each.text or "").lower() for each in found if each.get("key") in (FILES, CATEGORIES))
+
+
+def read_page(page: Any, number: int, without_text: frozenset[str], params: ExtractParams) -> Found:
+    """The document of a `page` element, or why there is none."""
+    title = page.findtext("{*}title") or ""
+    wikitext = page.findtext("{*}revision/{*}text") or ""
+    if page.findtext("{*}ns", ARTICLES) != ARTICLES:
+        return Unreadable("namespace", title, number)
+    if page.find("{*}redirect") is not None or wikitext[:9].upper() == "#REDIRECT":
+        return Unreadable("redirect", title, number)
+    if len(wikitext) > params.max_document_bytes:
+        return Unreadable("oversized", f"{title}: {len(wikitext)} characters", number)
+    text = wikitext_to_text(wikitext, without_text)
+    return Record(
+        f"{title}\n\n{text}" if text else "",
+        number,
+        date=page.findtext("{*}revision/{*}timestamp"),
+        meta={"title": title, "page": page.findtext("{*}id"), "revision": page.findtext("{*}revision/{*}id")},
+    )
+
+
+def wikitext_to_text(wikitext: str, without_text: frozenset[str] = ENGLISH_NAMES) -> str:
+    """The prose in `wikitext`: no templates, tables, references, formulas, files or categories.
+
+    What can be nested to any depth is taken out by expressions before mwparserfromhell sees it:
+    its time grows with the nesting, and an article is mostly templates.
+    """
+    text = INVISIBLE.sub("", EMPTY_REFERENCE.sub("", COMMENT.sub("", wikitext)))
+    text = _until_none(TABLE, "", _until_none(TEMPLATE, "", text))
+    text = _until_none(LINK, lambda link: _label(link, without_text), text)
+    text = INDENT.sub("", LIST_ITEM.sub("- ", MAGIC_WORD.sub("", text)))
+    text = _until_none(EMPTY_SECTION, "", text)
+    return str(mwparserfromhell.parse(text).strip_code(normalize=True, collapse=True)).strip()
+
+
+def _until_none(pattern: re.Pattern[str], replacement: Any, text: str) -> str:
+    found = 1
+    while found:
+        text, found = pattern.subn(replacement, text)
+    return text
+
+
+def _label(link: re.Match[str], without_text: frozenset[str]) -> str:
+    """What a reader sees of a link."""
+    target, label = link[1].strip(), link[2]
+    namespace = target.partition(":")[0].strip().lower() if ":" in target else ""
+    if namespace in without_text:
+        return ""
+    if label:
+        return label.rpartition("|")[2]
+    return "" if INTERLANGUAGE.fullmatch(namespace) else target.removeprefix(":")
