@@ -19,12 +19,11 @@ from stages.words import (
     NEWLINE,
     Bools,
     Buffer,
-    Hashes,
     Ints,
-    SpanHashes,
     Words,
     batches,
     buffer_of,
+    first_equal,
     later_occurrences,
     shifted,
     within_texts,
@@ -36,7 +35,6 @@ TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
 SHORT_LINE_CHARACTERS = 30  # Penedo et al. 2024, section 3.6
 
-WHITE_SPACE = r"\s"
 BULLETS = "[•‣⁃◦∙▪*-]"
 SENTENCE_MARKS = r"[\p{Sentence_Terminal}…]"
 CLOSING_MARKS = "[\"'”’»)\\]]"
@@ -98,15 +96,12 @@ def measure(texts: list[str]) -> pl.DataFrame:
 
 def _measure_batch(texts: list[str]) -> pl.DataFrame:
     buffer = buffer_of(texts)
-    words = words_of(buffer)
-    spans = SpanHashes(buffer.codes)
-    lines = lines_of(buffer)
-    counts = count_strings(texts)
+    words, lines, counts = words_of(buffer), lines_of(buffer), count_strings(texts)
     columns = {
         **counts,
         **word_signals(buffer, words, counts),
-        **line_signals(buffer, lines, spans),
-        **paragraph_signals(buffer, lines, spans),
+        **line_signals(buffer, lines),
+        **paragraph_signals(buffer, lines),
         **repeated_ngrams(buffer, words),
         **layout_signals(buffer, words),
         "sentences": sentences(buffer, lines),
@@ -181,37 +176,41 @@ class Lines:
     texts: Ints
     bounds: Ints  # lines of text t: bounds[t] to bounds[t + 1]
     chunk_ends: Ints  # of every run of characters that aren't white space
+    ends_line: Bools  # of those runs
 
 
 def lines_of(buffer: Buffer) -> Lines:
     """Find the lines of `buffer`."""
-    black = ~buffer.is_a(WHITE_SPACE)
+    black = buffer.is_black
     chunk_starts = np.flatnonzero(black & ~shifted(black, 1))
     chunk_ends = np.flatnonzero(black & ~shifted(black, -1)) + 1
-    newlines = np.flatnonzero(buffer.codes == NEWLINE)
-    after = np.searchsorted(newlines, chunk_starts)
-    first = np.ones(len(chunk_starts), bool)
-    first[1:] = after[1:] != after[:-1]
-    last = np.append(first[1:], True)[: len(first)]
+    numbers = np.searchsorted(np.flatnonzero(buffer.codes == NEWLINE), chunk_starts)
+    first, last = edges(np.diff(numbers) > 0, len(numbers))
     starts = chunk_starts[first]
     bounds = buffer.locate(starts)
-    texts = np.repeat(np.arange(len(buffer.starts)), np.diff(bounds))
-    return Lines(starts, chunk_ends[last], after[first], texts, bounds, chunk_ends)
+    return Lines(starts, chunk_ends[last], numbers[first], buffer.texts_at(bounds), bounds, chunk_ends, last)
 
 
-def line_signals(buffer: Buffer, lines: Lines, spans: SpanHashes) -> Columns:
+def edges(breaks: Bools, count: int) -> tuple[Bools, Bools]:
+    """Which of `count` things are the first and the last of a run, where `breaks` says after which a run ends."""
+    first, last = np.ones(count, bool), np.ones(count, bool)
+    first[1:], last[:-1] = breaks, breaks
+    return first, last
+
+
+def line_signals(buffer: Buffer, lines: Lines) -> Columns:
     """What Gopher (A1.1) and FineWeb (section 3.6) ask about lines."""
     number = np.diff(lines.bounds)
     lengths = lines.ends - lines.starts
-    later = later_occurrences(within_texts(spans.of(lines.starts, lines.ends), lines.texts))
+    later = later_occurrences(within_texts(buffer.spans.of(lines.starts, lines.ends), lines.texts))
     duplicate_characters = totals(lengths * later, lines.bounds)
     characters = buffer.ends - buffer.starts
     newlines = per_text(np.flatnonzero(buffer.codes[:-1] == NEWLINE), buffer) - 1
     shares = {
-        "bullet_line_ratio": buffer.is_a(BULLETS)[lines.starts],
+        "bullet_line_ratio": buffer.is_a(BULLETS, lines.starts),
         "ellipsis_line_ratio": ends_in_ellipsis(buffer, lines),
         "duplicate_line_ratio": later,
-        "line_punct_ratio": buffer.is_a(LINE_PUNCTUATION)[lines.ends - 1],
+        "line_punct_ratio": buffer.is_a(LINE_PUNCTUATION, lines.ends - 1),
         "short_line_ratio": lengths <= SHORT_LINE_CHARACTERS,
     }
     return {
@@ -224,27 +223,25 @@ def line_signals(buffer: Buffer, lines: Lines, spans: SpanHashes) -> Columns:
 
 def ends_in_ellipsis(buffer: Buffer, lines: Lines) -> Bools:
     """Whether each line ends in `…` or in three full stops."""
-    dots = np.append(0, np.cumsum(buffer.codes == ord("."), dtype=np.int64))
-    in_last_three = dots[lines.ends] - dots[np.maximum(lines.ends - 3, lines.starts)]
-    ends: Bools = (in_last_three == 3) | (buffer.codes[lines.ends - 1] == ord("…"))
-    return ends
+    three = lines.ends - lines.starts >= 3
+    for back in (1, 2, 3):
+        three &= buffer.codes[lines.ends - back] == ord(".")
+    single: Bools = buffer.codes[lines.ends - 1] == ord("…")
+    return three | single
 
 
-def paragraph_signals(buffer: Buffer, lines: Lines, spans: SpanHashes) -> Columns:
+def paragraph_signals(buffer: Buffer, lines: Lines) -> Columns:
     """Gopher's duplicate paragraphs (A1.1): a paragraph is lines without a blank one between them."""
-    first = np.ones(len(lines.starts), bool)
-    first[1:] = (np.diff(lines.numbers) > 1) | (np.diff(lines.texts) > 0)
-    last = np.append(first[1:], True)[: len(first)]
+    first, last = edges((np.diff(lines.numbers) > 1) | (np.diff(lines.texts) > 0), len(lines.starts))
     starts, ends = lines.starts[first], lines.ends[last]
     bounds = buffer.locate(starts)
     number = np.diff(bounds)
-    later = later_occurrences(within_texts(spans.of(starts, ends), lines.texts[first]))
+    later = later_occurrences(within_texts(buffer.spans.of(starts, ends), lines.texts[first]))
+    duplicate_characters = totals((ends - starts) * later, bounds)
     return {
         "paragraphs": number,
         "duplicate_paragraph_ratio": ratio(totals(later, bounds), number),
-        "duplicate_paragraph_character_ratio": ratio(
-            totals((ends - starts) * later, bounds), buffer.ends - buffer.starts
-        ),
+        "duplicate_paragraph_character_ratio": ratio(duplicate_characters, buffer.ends - buffer.starts),
     }
 
 
@@ -253,14 +250,11 @@ def sentences(buffer: Buffer, lines: Lines) -> Ints:
 
     Up to three closing quotes and brackets may stand between the mark and the white space.
     """
-    marks = buffer.is_a(SENTENCE_MARKS)
-    closing = buffer.is_a(CLOSING_MARKS)
     last = lines.chunk_ends - 1
     for _ in range(3):
-        last = last - closing[last]
-    ended = lines.chunk_ends[marks[last] & ~closing[last]]
-    unended = lines.ends[~np.isin(lines.ends, ended, assume_unique=True)]
-    return per_text(ended - 1, buffer) + per_text(unended - 1, buffer)
+        last = last - buffer.is_a(CLOSING_MARKS, last)
+    ended = buffer.is_a(SENTENCE_MARKS, last) | lines.ends_line
+    return per_text(lines.chunk_ends[ended] - 1, buffer)
 
 
 def layout_signals(buffer: Buffer, words: Words) -> Columns:
@@ -285,71 +279,47 @@ def repeated_ngrams(buffer: Buffer, words: Words) -> Columns:
     repeated themselves, so each n looks at what the one before it has left.
     """
     characters = buffer.ends - buffer.starts
-    ends_of_texts = words.bounds[words.texts + 1]
     sums = np.append(0, np.cumsum(words.ends - words.starts))
+    ends_of_texts = words.bounds[words.texts + 1]
     begins = np.arange(len(words.hashes))
-    windows = within_texts(words.hashes, words.texts)
+    hashes = within_texts(words.hashes, words.texts)
     columns: Columns = {}
     for n in range(2, max(DUPLICATE_NGRAMS) + 1):
         fits = begins + n <= ends_of_texts[begins]
         begins = begins[fits]
-        windows = windows[fits] * BASE + words.hashes[begins + n - 1]
-        groups = repeated_groups(windows)
+        hashes = hashes[fits] * BASE + words.hashes[begins + n - 1]
+        firsts = first_equal(hashes)
         if n in TOP_NGRAMS:
-            found = top_ngrams(groups, begins, sums, n, words)
+            found = top_ngrams(begins, firsts, sums, n, words)
             columns[f"top_{n}_gram_character_ratio"] = np.minimum(ratio(found, characters), 1.0)
         if n in DUPLICATE_NGRAMS:
-            found = duplicate_ngrams(groups, begins, sums, n, words)
+            found = duplicate_ngrams(begins[firsts < np.arange(len(firsts))], sums, n, words)
             columns[f"duplicate_{n}_gram_character_ratio"] = ratio(found, characters)
-        begins, windows = begins[groups.members], windows[groups.members]
+        repeated = (np.bincount(firsts) > 1)[firsts]
+        begins, hashes = begins[repeated], hashes[repeated]
     return columns
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Equal hashes, those that occur once left out."""
-
-    members: Ints  # indices of all that are in a group, ascending
-    firsts: Ints  # index of the first member of each group
-    sizes: Ints
-
-
-def repeated_groups(hashes: Hashes) -> Groups:
-    """The groups of equal `hashes`."""
-    maybe = np.flatnonzero(shares_bucket(hashes))
-    # Not a stable sort: it is twice as fast, and nothing below depends on the order of equals.
-    order = maybe[np.argsort(hashes[maybe])]
-    ordered = hashes[order]
-    begins = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else order
-    sizes = np.diff(np.append(begins, len(ordered)))
-    firsts = np.minimum.reduceat(order, begins) if len(order) else order
-    members = np.sort(order[np.repeat(sizes > 1, sizes)])
-    return Groups(members, firsts[sizes > 1], sizes[sizes > 1])
-
-
-def shares_bucket(hashes: Hashes) -> Bools:
-    """Whether another hash has the same leading bits: what has not is unique, and needn't be sorted."""
-    bits = max(4 * len(hashes), 1).bit_length()
-    buckets = (hashes >> np.uint64(64 - bits)).astype(np.int64)
-    return np.bincount(buckets, minlength=1 << bits)[buckets] > 1
-
-
-def top_ngrams(groups: Groups, begins: Ints, sums: Ints, n: int, words: Words) -> Ints:
+def top_ngrams(begins: Ints, firsts: Ints, sums: Ints, n: int, words: Words) -> Ints:
     """Characters of the most frequent n-gram of each text, of equals the longest: its length times its count.
 
-    It has a blank between words, as Gopher's reference filter in datatrove joins it. An n-gram that
-    occurs once repeats nothing.
+    Blanks between its words count, as in datatrove's Gopher filter. An n-gram that occurs once
+    repeats nothing.
     """
-    at = begins[groups.firsts]
+    sizes = np.bincount(firsts)
+    repeated = np.flatnonzero(sizes > 1)
+    at = begins[repeated]
     lengths = sums[at + n] - sums[at] + n - 1
     best = np.zeros(len(words.bounds) - 1, np.int64)
-    np.maximum.at(best, words.texts[at], (groups.sizes << 32) + lengths)
+    np.maximum.at(best, words.texts[at], (sizes[repeated] << 32) + lengths)
     return (best >> 32) * (best & 0xFFFFFFFF)
 
 
-def duplicate_ngrams(groups: Groups, begins: Ints, sums: Ints, n: int, words: Words) -> Ints:
-    """Characters of each text in n-grams that stand earlier in it, each character counted once."""
-    at = begins[np.setdiff1d(groups.members, groups.firsts, assume_unique=True)]
-    covered = np.maximum(at, np.append(0, at[:-1] + n)[: len(at)])
-    gained = sums[at + n] - sums[covered]
-    return np.bincount(words.texts[at], weights=gained, minlength=len(words.bounds) - 1).astype(np.int64)
+def duplicate_ngrams(later: Ints, sums: Ints, n: int, words: Words) -> Ints:
+    """Characters of each text in n-grams that stand earlier in it, each character counted once.
+
+    `later` are the first words of such n-grams, ascending.
+    """
+    covered = np.maximum(later, np.append(0, later[:-1] + n)[: len(later)])
+    gained = sums[later + n] - sums[covered]
+    return np.bincount(words.texts[later], weights=gained, minlength=len(words.bounds) - 1).astype(np.int64)
