@@ -55,7 +55,7 @@ class Piece(NamedTuple):
 
     file: str
     member: str | None
-    size: int  # bytes as they lie there
+    size: int  # bytes as the archive gives them, or the file system
 
 
 def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
@@ -86,7 +86,7 @@ def pieces_of(folder: Path, name: str, params: ExtractParams) -> list[Piece]:
     if name.lower().endswith(ZIPS):
         try:
             with zipfile.ZipFile(path) as archive:
-                sizes = {entry.filename: entry.compress_size for entry in archive.infolist() if not entry.is_dir()}
+                sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
         except (zipfile.BadZipFile, ValueError, EOFError):
             return [whole]  # reading it will say what is wrong
         return [Piece(name, member, sizes[member]) for member in sorted(sizes) if is_wanted(member, params)]
