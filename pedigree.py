@@ -51,11 +51,11 @@ def run(
     Example: pedigree run tokenize
     """
     from flows.check import check_params
-    from flows.terminal import build_with_prefect, show_progress
+    from flows.terminal import build_with_prefect, watched
     from flows.work import build_locally
 
     check_params()
-    show_progress()
+    watched()
     if local:
         build_locally(targets)
     else:
@@ -94,11 +94,11 @@ def verify(
     Example: pedigree verify --data-only
     """
     from flows.rebuild import rebuild
-    from flows.terminal import show_progress
+    from flows.terminal import watched
     from lineage.builds import DATA, print_verdict, read_outs
 
     read_outs(Path())  # refuses before the long part
-    show_progress()
+    watched()
     with rebuild(keep, DATA if data_only else None) as clone:
         raise typer.Exit(print_verdict(Path(), clone, data_only))
 

@@ -25,7 +25,7 @@ GRACE_SECONDS = 30.0
 
 # What dvc itself says, and the flow says shorter, if at all.
 _OF_DVC = re.compile(
-    r"Running stage |> |Updating lock file|Generating lock file|Use `dvc push`|Data and pipelines|ERROR: failed to repro|"
+    r"Running stage |> |Updating lock file|Generating lock file|Use `dvc push`|Data and pipelines|ERROR: failed to|"
     r"To track the changes|\tgit add|To enable auto staging|\tdvc config"
 )
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)$")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -38,8 +39,12 @@ def build_with_prefect(targets: Iterable[str]) -> Build:
     return build(list(targets))
 
 
-def show_progress() -> None:
-    """Show a line on stderr for each thing that `say` says."""
+def watched() -> None:
+    """Make this process one that a person watches: each thing that `say` says is a line on stderr.
+
+    And a SIGTERM is what Ctrl-C is: the stages end first, with what they have.
+    """
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("pedigree.flows")

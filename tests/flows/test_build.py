@@ -1,0 +1,40 @@
+"""The same build as a Prefect flow, with a server of its own."""
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.logging.handlers import APILogHandler
+
+from flows.build import build
+from flows.dag import read_dag
+from flows.stage import StageRefused
+
+# DVC 3.67 reads the graph through a deprecated property of pygtrie's.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+@pytest.mark.usefixtures("prefect")
+def test_the_flow_has_a_task_for_each_stage_with_its_log_and_a_table(diamond):
+    diamond.fate("left", "refuse")
+
+    with pytest.raises(StageRefused, match="left: the toy is broken; mend it"):
+        build()
+
+    APILogHandler.flush()
+    with get_client(sync_client=True) as client:
+        tasks = {run.name: run.state_name for run in client.read_task_runs()}
+        lines = [entry.message for entry in client.read_logs()]
+        [table] = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["build"])))
+    assert tasks == {
+        "top": "Completed", "left": "Failed", "right": "Completed", "alone": "Completed", "bottom": "NotReady",
+    }  # fmt: skip
+    assert set(tasks) == {stage.name for stage in read_dag().stages}
+    assert "error: the toy is broken; mend it" in lines
+    assert '"stage": "bottom", "outcome": "not run"' in table.data
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_build_that_ends_well_is_the_flow_s_result(diamond):
+    result = build(["alone"])
+
+    assert [(ended.stage, ended.outcome) for ended in result.stages] == [("alone", "ran")]
