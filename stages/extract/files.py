@@ -89,7 +89,7 @@ def pieces_of(folder: Path, name: str, params: ExtractParams) -> list[Piece]:
                 sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
         except (zipfile.BadZipFile, ValueError, EOFError):
             return [whole]  # reading it will say what is wrong
-        return [Piece(name, member, sizes[member]) for member in sorted(sizes) if is_wanted(member, params)]
+        return [Piece(name, member, sizes[member]) for member in sorted(sizes) if is_wanted_member(member, params)]
     return [whole] if name.lower().endswith(TARS) or is_wanted(name, params) else []
 
 
@@ -101,13 +101,23 @@ def refuse_unused(members: tuple[str, ...], names: list[str], folder: Path) -> N
 
 
 def is_wanted(name: str, params: ExtractParams) -> bool:
-    """If the parameters ask for the file or member `name`: by globs, or else by the ending of the format."""
+    """If the parameters ask for the file or member `name`."""
     if any(matches(glob[1:], name) for glob in params.members if glob.startswith("!")):
         return False
     globs = [glob for glob in params.members if not glob.startswith("!")]
-    if globs:
-        return any(matches(glob, name) for glob in globs)
-    return ending(name) in ENDINGS[params.format] if params.format != "auto" else format_of(name) is not None
+    return not globs or any(matches(glob, name) for glob in globs)
+
+
+def is_wanted_member(name: str, params: ExtractParams) -> bool:
+    """If the parameters ask for the member `name` of an archive: without a glob, by the ending of the format.
+
+    A file of its own was asked for by its URL, whatever its ending.
+    """
+    if not is_wanted(name, params):
+        return False
+    if any(not glob.startswith("!") for glob in params.members):
+        return True
+    return format_of(name) is not None if params.format == "auto" else ending(name) in ENDINGS[params.format]
 
 
 def matches(glob: str, name: str) -> bool:
@@ -200,7 +210,7 @@ def _tar_members(path: Path, params: ExtractParams) -> Iterator[Stream]:
         packed = decompressed(file, "zst") if path.name.lower().endswith(".zst") else file
         with tarfile.open(fileobj=packed, mode="r|*") as archive:
             for entry in archive:
-                if entry.isreg() and is_wanted(entry.name, params):
+                if entry.isreg() and is_wanted_member(entry.name, params):
                     yield entry.name, lambda entry=entry: archive.extractfile(entry)  # type: ignore[misc]
 
 

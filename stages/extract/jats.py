@@ -47,7 +47,7 @@ def read_article(article: Any) -> Record:
     for part in [*meta.findall("abstract"), *([] if body is None else [body])]:
         etree.strip_elements(part, *SKIPPED, with_tail=False)
         drop_formulas(part)
-        parts += [_line(block) for block in part.iter("p", "title")]
+        parts += [_line(block) for block in part.iter("p", "title") if block.tag == "p" or has_text(block.getparent())]
     facts = {
         "title": title,
         "doi": meta.findtext("article-id[@pub-id-type='doi']"),
@@ -59,6 +59,11 @@ def read_article(article: Any) -> Record:
         date=date_of(meta),
         meta={key: value for key, value in facts.items() if value},
     )
+
+
+def has_text(section: Any) -> bool:
+    """If a section has any paragraph; some held nothing but figures."""
+    return any(_line(paragraph) for paragraph in section.iter("p"))
 
 
 def drop_formulas(part: Any) -> None:

@@ -32,4 +32,11 @@ class ExtractParams(StageParams):
     url_column: str | None = None
     date_column: str | None = None
     license_column: str | None = None
+    language_column: str | None = Field(None, description="instead of detecting the language")
+    verbatim: bool = Field(False, description="keep spaces and code points as they are; format code always does")
     lines: LineRules = LineRules()
+
+    def columns(self) -> set[str]:
+        """The columns of jsonl and parquet that are read."""
+        optional = (self.id_column, self.url_column, self.date_column, self.license_column, self.language_column)
+        return {self.text_column, *(column for column in optional if column)}

@@ -11,6 +11,7 @@ import pyarrow.parquet
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+from resiliparse.parse.html import HTMLTree
 
 from stages.extract.jats import read_jats
 from stages.extract.language import programming_language
@@ -45,13 +46,20 @@ def read_html(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Fo
     if len(content) > params.max_document_bytes:
         yield Unreadable("oversized", f"more than {params.max_document_bytes} bytes")
         return
-    yield Record(html_to_text(content, None))
+    text, title = read_page(content, None)
+    yield Record(text, meta=_known(title=title))
 
 
-def html_to_text(content: bytes, encoding: str | None) -> str:
-    """The main content of a page, headings, lists and preformatted text as they stand."""
+def read_page(content: bytes, encoding: str | None) -> tuple[str, str | None]:
+    """The main content of a page, lists and preformatted text as they stand, and its title."""
     html = bytes_to_str(content, encoding or detect_encoding(content, from_html_meta=True) or "utf-8")
-    return str(extract_plain_text(html, main_content=True, alt_texts=False))
+    tree = HTMLTree.parse(html)
+    return extract_plain_text(tree, main_content=True, alt_texts=False), tree.title
+
+
+def _known(**facts: str | None) -> dict[str, str]:
+    """The facts that have a value."""
+    return {name: value for name, value in facts.items() if value}
 
 
 def read_warc(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
@@ -73,7 +81,8 @@ def read_response(record: Any, number: int, params: ExtractParams) -> Found:
     if len(content) > params.max_document_bytes:
         return Unreadable("oversized", f"more than {params.max_document_bytes} bytes {url}", number)
     date = record.record_date.strftime("%Y-%m-%dT%H:%M:%SZ") if record.record_date else None
-    return Record(html_to_text(content, record.http_charset), number, date=date, meta={"url": url})
+    text, title = read_page(content, record.http_charset)
+    return Record(text, number, date=date, meta=_known(url=url, title=title))
 
 
 def read_jsonl(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
@@ -114,13 +123,13 @@ def from_columns(values: dict[str, Any], number: int, params: ExtractParams) -> 
     text = values.get(params.text_column)
     if not isinstance(text, str):
         return Unreadable("no_text", f"column {params.text_column} holds {type(text).__name__}", number)
-    meta = {"id": _value(values, params.id_column), "url": _value(values, params.url_column)}
     return Record(
         text,
         number,
         license=_value(values, params.license_column),
         date=_value(values, params.date_column),
-        meta={key: value for key, value in meta.items() if value is not None},
+        language=_value(values, params.language_column),
+        meta=_known(id=_value(values, params.id_column), url=_value(values, params.url_column)),
     )
 
 
@@ -134,8 +143,7 @@ def _value(values: dict[str, Any], column: str | None) -> str | None:
 def read_parquet(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
     """One document for each row."""
     file = pyarrow.parquet.ParquetFile(stream)
-    wanted = {params.text_column, params.id_column, params.url_column, params.date_column, params.license_column}
-    columns = [column for column in file.schema_arrow.names if column in wanted]
+    columns = [column for column in file.schema_arrow.names if column in params.columns()]
     number = 0
     for batch in file.iter_batches(batch_size=256, columns=columns):
         for row in batch.to_pylist():

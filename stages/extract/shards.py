@@ -31,7 +31,7 @@ Shard = tuple[int, list[Piece]]
 
 def finish(record: Record, params: ExtractParams) -> tuple[str, int] | Unreadable:
     """The clean text of `record` and how many lines rules took out, or why nothing is left to keep."""
-    if record.language:
+    if params.verbatim or params.format == "code":
         text, removed = clean_code(record.text), 0
     else:
         text, removed = apply_line_rules(clean_text(record.text), params.lines)

@@ -25,10 +25,15 @@ TABLE = re.compile(r"^[ \t:]*\{\|(?:(?!\{\||\|\}).)*\|\}", re.DOTALL | re.MULTIL
 LINK = re.compile(r"\[\[([^\[\]|]*)(?:\|([^\[\]]*))?\]\]")
 EMPTY_SECTION = re.compile(r"^(=+)[^=\n].*\n\s*(?=\Z|(?!\1=)=)", re.MULTILINE)  # a deeper one may follow
 
+HEADING = re.compile(r"^=+[ \t]*(.*?)[ \t]*=+[ \t]*$", re.MULTILINE)
 MAGIC_WORD = re.compile(r"__[A-Z]+__")
 LIST_ITEM = re.compile(r"^[*#]+[:;]?[ \t]*", re.MULTILINE)
 INDENT = re.compile(r"^[:;]+[ \t]*", re.MULTILINE)
 INTERLANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*")
+
+# What is left where a template stood: `Albedo ({{IPAc-en|…}})`, `''{{lang|fr|…}}''`, half a table.
+HOLE = re.compile(r" ?\([\s,;:]*\)|^[ \t]*(?:\{\||\|\}|\|-).*$", re.MULTILINE)
+QUOTES = re.compile(r"'{2,}")
 
 
 def read_mediawiki(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
@@ -89,8 +94,9 @@ def wikitext_to_text(wikitext: str, without_text: frozenset[str] = ENGLISH_NAMES
     text = _until_none(TABLE, "", _until_none(TEMPLATE, "", text))
     text = _until_none(LINK, lambda link: _label(link, without_text), text)
     text = INDENT.sub("", LIST_ITEM.sub("- ", MAGIC_WORD.sub("", text)))
-    text = _until_none(EMPTY_SECTION, "", text)
-    return str(mwparserfromhell.parse(text).strip_code(normalize=True, collapse=True)).strip()
+    text = HEADING.sub(r"\1", _until_none(EMPTY_SECTION, "", text))
+    text = str(mwparserfromhell.parse(text).strip_code(normalize=True, collapse=True))
+    return QUOTES.sub(lambda marks: "'" * (len(marks[0]) % 2), HOLE.sub("", text)).strip()
 
 
 def _until_none(pattern: re.Pattern[str], replacement: Any, text: str) -> str:
