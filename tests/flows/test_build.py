@@ -3,7 +3,7 @@
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogWorker
 
 from flows.build import build
 from flows.dag import read_dag
@@ -20,7 +20,7 @@ def test_the_flow_has_a_task_for_each_stage_with_its_log_and_a_table(diamond):
     with pytest.raises(StageRefused, match="left: the toy is broken; mend it"):
         build()
 
-    APILogHandler.flush()
+    APILogWorker.drain_all(timeout=10)
     with get_client(sync_client=True) as client:
         tasks = {run.name: run.state_name for run in client.read_task_runs()}
         lines = [entry.message for entry in client.read_logs()]
