@@ -87,6 +87,11 @@ class Buffer:
         return ~self.is_a(r"\s")
 
     @cached_property
+    def newlines(self) -> Ints:
+        """Where the newlines are."""
+        return np.flatnonzero(self.codes == NEWLINE)
+
+    @cached_property
     def spans(self) -> "SpanHashes":
         """What hashes any span of the buffer."""
         return SpanHashes(self.codes)

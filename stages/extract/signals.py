@@ -16,7 +16,6 @@ import polars as pl
 
 from stages.words import (
     BASE,
-    NEWLINE,
     Bools,
     Buffer,
     Ints,
@@ -184,7 +183,7 @@ def lines_of(buffer: Buffer) -> Lines:
     black = buffer.is_black
     chunk_starts = np.flatnonzero(black & ~shifted(black, 1))
     chunk_ends = np.flatnonzero(black & ~shifted(black, -1)) + 1
-    numbers = np.searchsorted(np.flatnonzero(buffer.codes == NEWLINE), chunk_starts)
+    numbers = np.searchsorted(buffer.newlines, chunk_starts)
     first, last = edges(np.diff(numbers) > 0, len(numbers))
     starts = chunk_starts[first]
     bounds = buffer.locate(starts)
@@ -205,7 +204,7 @@ def line_signals(buffer: Buffer, lines: Lines) -> Columns:
     later = later_occurrences(within_texts(buffer.spans.of(lines.starts, lines.ends), lines.texts))
     duplicate_characters = totals(lengths * later, lines.bounds)
     characters = buffer.ends - buffer.starts
-    newlines = per_text(np.flatnonzero(buffer.codes[:-1] == NEWLINE), buffer) - 1
+    newlines = per_text(buffer.newlines, buffer) - 1  # without the one after the text
     shares = {
         "bullet_line_ratio": buffer.is_a(BULLETS, lines.starts),
         "ellipsis_line_ratio": ends_in_ellipsis(buffer, lines),
@@ -259,9 +258,8 @@ def sentences(buffer: Buffer, lines: Lines) -> Ints:
 
 def layout_signals(buffer: Buffer, words: Words) -> Columns:
     """Lines as they are, blank ones and indentation included: FineWeb's lists, The Stack's long lines."""
-    newlines = np.flatnonzero(buffer.codes == NEWLINE)
-    lengths = np.diff(newlines) - 1
-    bounds = np.append(np.searchsorted(newlines, buffer.starts - 1), len(lengths))
+    lengths = np.diff(buffer.newlines) - 1
+    bounds = np.append(np.searchsorted(buffer.newlines, buffer.starts - 1), len(lengths))
     number = np.diff(bounds)
     letters = np.flatnonzero(buffer.is_a(r"[\p{Alphabetic}\p{Nd}]"))
     return {
