@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 SHA256 = r"^[0-9a-f]{64}$"
 WEB = ("http", "https")
+PARTIAL_CONTENT = 206
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 1.0  # doubled after each attempt
@@ -242,8 +243,8 @@ def matching(url: str) -> list[str]:
 def base_name(url: str) -> str:
     """The file name at the end of `url`."""
     parts = urlsplit(url)
-    path = parts.path if parts.scheme in WEB else url
-    return unquote(path).rstrip("/").rpartition("/")[2]
+    path = unquote(parts.path) if parts.scheme in WEB else url
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def by_name(urls: list[str]) -> dict[str, str]:
@@ -297,7 +298,7 @@ def fetch(url: str) -> Path:
     part.touch()
     begin, wanted = part.stat().st_size, info.get("size")
     try:
-        asked(lambda: append(filesystem, remote, part, wanted), url)
+        asked(lambda: append(filesystem, remote, info, part), url)
     except Interrupted as trouble:
         raise Interrupted(str(trouble), advanced=part.stat().st_size > begin) from trouble
     size = part.stat().st_size
@@ -312,19 +313,29 @@ def look_up(url: str) -> tuple[fsspec.AbstractFileSystem, str, dict[str, Any]]:
     return filesystem, remote, filesystem.info(remote)
 
 
-def append(filesystem: fsspec.AbstractFileSystem, remote: str, part: Path, size: int | None) -> None:
+def append(filesystem: fsspec.AbstractFileSystem, remote: str, info: dict[str, Any], part: Path) -> None:
     """Add to `part` what is missing of `remote`; begin afresh where the file system can't seek."""
-    begin = part.stat().st_size
+    begin, size = part.stat().st_size, info.get("size")
     if begin == size:
         return
-    with filesystem.open(remote, "rb") as source, part.open("r+b") as target:
-        begin = begin if size is not None and begin < size and source.seekable() else 0
+    source, begin = open_remote(filesystem, remote, size, begin if size and begin < size else 0)
+    with source, part.open("r+b") as target:
         target.truncate(begin)
-        if begin:
-            source.seek(begin)
-            target.seek(begin)
+        target.seek(begin)
         for chunk in report(iter(lambda: source.read(CHUNK_BYTES), b""), begin, size, remote):
             target.write(chunk)
+
+
+def open_remote(filesystem: fsspec.AbstractFileSystem, remote: str, size: int | None, begin: int) -> tuple[Any, int]:
+    """`remote` open at byte `begin`, or at 0 where it can't be entered in the middle; and which of the two."""
+    if not remote.startswith(WEB):
+        source = filesystem.open(remote, "rb")
+        return source, source.seek(begin) if begin and source.seekable() else 0
+    # fsspec's seekable web file takes whole blocks, and fails at servers that ignore the range. A
+    # stream keeps each byte that came, and the status tells if the range was heard.
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={begin}-"} if begin else {})}
+    source = filesystem.open(remote, "rb", block_size=0, size=size, headers=headers)
+    return source, begin if source.r.status == PARTIAL_CONTENT else 0
 
 
 def report(chunks: Iterator[bytes], begin: int, size: int | None, name: str) -> Iterator[bytes]:

@@ -9,10 +9,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import IO, NamedTuple, cast
 
 import zstandard
 from lxml import etree
@@ -47,7 +47,7 @@ MAX_PACKED_PARQUET_BYTES = 1 << 30
 
 
 # Name of the member, if there is one, and what opens its bytes as they lie there.
-Stream = tuple[str | None, Callable[[], BinaryIO]]
+Stream = tuple[str | None, Callable[[], IO[bytes]]]
 
 
 class Piece(NamedTuple):
@@ -65,9 +65,10 @@ def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
         Refusal: if the folder is unfinished, nothing is asked for, or a glob of members matches nothing.
     """
     pieces: list[Piece] = []
-    names = sorted(str(entry["path"]) for entry in read_manifest(folder)["shards"])
+    files = {str(entry["path"]): int(entry["bytes"]) for entry in read_manifest(folder)["shards"]}
+    names = sorted(files)
     for name in names:
-        pieces += pieces_of(folder, name, params)
+        pieces += pieces_of(folder, name, files[name], params)
     if not pieces:
         raise Refusal(
             f"{folder}: no file of format {params.format} in {', '.join(names[:5])}; correct format or members"
@@ -77,12 +78,12 @@ def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
     return pieces
 
 
-def pieces_of(folder: Path, name: str, params: ExtractParams) -> list[Piece]:
-    """The pieces of the file `name`."""
+def pieces_of(folder: Path, name: str, size: int, params: ExtractParams) -> list[Piece]:
+    """The pieces of the file `name`, which was downloaded with `size` bytes."""
     path = folder / name
-    if not path.is_file():
-        raise Refusal(f"{path} is missing; remove {folder} and run `dvc repro` to download it again")
-    whole = Piece(name, None, path.stat().st_size)
+    if not path.is_file() or path.stat().st_size != size:
+        raise Refusal(f"{path} is missing or truncated; remove {folder} and run `dvc repro` to download it again")
+    whole = Piece(name, None, size)
     if name.lower().endswith(ZIPS):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -127,16 +128,16 @@ def matches(glob: str, name: str) -> bool:
 
 @cache
 def _compiled(glob: str) -> re.Pattern[str]:
-    tokens = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob)
-    return re.compile(
-        "".join(
-            tokens.get(part)
-            or (part.replace("[!", "[^", 1) if part.startswith("[") and len(part) > 2 else re.escape(part))
-            for part in parts
-        ),
-        re.DOTALL,
-    )
+    return re.compile("".join(map(_translated, parts)), re.DOTALL)
+
+
+def _translated(part: str) -> str:
+    """The expression for a piece of a glob: a wildcard, a set of characters, or plain text."""
+    wildcards = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    if part in wildcards:
+        return wildcards[part]
+    return part.replace("[!", "[^", 1) if re.fullmatch(r"\[.+\]", part) else re.escape(part)
 
 
 def ending(name: str) -> str:
@@ -201,20 +202,30 @@ def _open(path: Path, members: list[str | None], params: ExtractParams) -> Itera
 def _zip_members(path: Path, members: list[str | None]) -> Iterator[Stream]:
     with zipfile.ZipFile(path) as archive:
         for name in members:
-            yield name, lambda name=name: archive.open(name)  # type: ignore[misc]
+            yield name, partial(archive.open, name or "")
 
 
 def _tar_members(path: Path, params: ExtractParams) -> Iterator[Stream]:
     """The wanted files in a tar, in its own order: it can't be entered in the middle."""
+    names = set()
     with path.open("rb") as file:
         packed = decompressed(file, "zst") if path.name.lower().endswith(".zst") else file
         with tarfile.open(fileobj=packed, mode="r|*") as archive:
             for entry in archive:
                 if entry.isreg() and is_wanted_member(entry.name, params):
-                    yield entry.name, lambda entry=entry: archive.extractfile(entry)  # type: ignore[misc]
+                    yield entry.name, partial(_open_tar_member, archive, entry, entry.name in names)
+                    names.add(entry.name)
 
 
-def read_stream(opener: Callable[[], BinaryIO], name: str, params: ExtractParams) -> Iterator[Found]:
+def _open_tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo, again: bool) -> IO[bytes]:
+    if again:  # two documents would have one id
+        raise ValueError("an earlier member has the same name")
+    member = archive.extractfile(entry)
+    assert member is not None
+    return member
+
+
+def read_stream(opener: Callable[[], IO[bytes]], name: str, params: ExtractParams) -> Iterator[Found]:
     """What is in the file or member `name`, whose packed bytes `opener` opens."""
     name = name.rpartition("/")[2]
     format_ = params.format if params.format != "auto" else format_of(name)
@@ -230,7 +241,7 @@ def read_stream(opener: Callable[[], BinaryIO], name: str, params: ExtractParams
         yield from READERS[format_](stream, name, params)
 
 
-def held(stream: BinaryIO) -> BinaryIO:
+def held(stream: IO[bytes]) -> IO[bytes]:
     """`stream` in memory, where it can be read from its end.
 
     Raises:
@@ -242,15 +253,15 @@ def held(stream: BinaryIO) -> BinaryIO:
     return io.BytesIO(content)
 
 
-def decompressed(stream: BinaryIO, compression: str) -> BinaryIO:
+def decompressed(stream: IO[bytes], compression: str) -> IO[bytes]:
     """The unpacked bytes of `stream`."""
     match compression:
         case "gz":
-            return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+            return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
         case "bz2":
-            return cast(BinaryIO, bz2.BZ2File(stream))
+            return cast(IO[bytes], bz2.BZ2File(stream))
         case "xz":
-            return cast(BinaryIO, lzma.LZMAFile(stream))
+            return cast(IO[bytes], lzma.LZMAFile(stream))
         case _:
             unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
             return io.BufferedReader(cast(io.RawIOBase, unpacker.stream_reader(stream, read_across_frames=True)))
@@ -269,7 +280,7 @@ def guarded(found: Iterator[Found]) -> Iterator[Found]:
 
 def unreadable(error: Exception, number: int | None) -> Unreadable:
     """What `error`, raised while record `number` was read, says about the input; raised again if it says nothing."""
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
         raise error  # the machine's trouble, not the input's
     detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, etree.XMLSyntaxError):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from lxml import etree
 
@@ -21,7 +21,7 @@ SIMPLE_MATH = frozenset(MATHML + name for name in ("mi", "mn", "mo", "mtext", "m
 CREATIVE_COMMONS = re.compile(r"creativecommons\.org/licenses/([a-z-]+)/(\d\.\d)")
 
 
-def read_jats(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+def read_jats(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """The one document in a file of an article: title, abstract, sections; date, DOI and licence beside it."""
     content = stream.read(params.max_document_bytes + 1)
     if len(content) > params.max_document_bytes:

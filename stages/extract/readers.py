@@ -5,7 +5,7 @@ Of HTML, the main content is taken by Resiliparse (Bevendorff et al. 2018, doi:1
 
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pyarrow.parquet
 from fastwarc.warc import ArchiveIterator, WarcRecordType
@@ -22,7 +22,7 @@ from stages.extract.wiki import read_mediawiki
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
-def read_text(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+def read_text(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """The whole file as one document; Markdown and reStructuredText keep their markup."""
     content = stream.read(params.max_document_bytes + 1)
     if len(content) > params.max_document_bytes:
@@ -34,13 +34,13 @@ def read_text(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Fo
         yield Unreadable("invalid_utf8", f"byte {error.start}: {error.reason}")
 
 
-def read_code(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+def read_code(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """The whole file as one document in a programming language."""
     for found in read_text(stream, name, params):
         yield found._replace(language=programming_language(name)) if isinstance(found, Record) else found
 
 
-def read_html(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+def read_html(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """The main content of one page, in whatever encoding it says or seems to be."""
     content = stream.read(params.max_document_bytes + 1)
     if len(content) > params.max_document_bytes:
@@ -62,7 +62,7 @@ def _known(**facts: str | None) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def read_warc(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+def read_warc(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """The main content of each HTML page that was answered with success; url and date beside it."""
     archive = ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=True)
     for number, record in enumerate(archive):
@@ -85,7 +85,7 @@ def read_response(record: Any, number: int, params: ExtractParams) -> Found:
     return Record(text, number, date=date, meta=_known(url=url, title=title))
 
 
-def read_jsonl(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+def read_jsonl(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """One document for each line, a JSON object."""
     for number, line in enumerate(_lines(stream, params.max_document_bytes)):
         if line is None:
@@ -94,7 +94,7 @@ def read_jsonl(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[F
             yield parse_line(line, number, params)
 
 
-def _lines(stream: BinaryIO, max_bytes: int) -> Iterator[bytes | None]:
+def _lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | None]:
     """The lines of `stream`; None for one that is longer than `max_bytes`, which is never held whole."""
     while line := stream.readline(max_bytes + 1):
         if len(line) <= max_bytes or line.endswith(b"\n"):
@@ -140,7 +140,7 @@ def _value(values: dict[str, Any], column: str | None) -> str | None:
     return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
 
 
-def read_parquet(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+def read_parquet(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """One document for each row."""
     file = pyarrow.parquet.ParquetFile(stream)
     columns = [column for column in file.schema_arrow.names if column in params.columns()]

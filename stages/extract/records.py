@@ -1,7 +1,7 @@
 """What readers yield: one Record for each text they find, one Unreadable for each they can't make a text of."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from stages.extract.params import ExtractParams
 
@@ -29,4 +29,4 @@ Found = Record | Unreadable
 
 # A reader gets the decompressed bytes, the file's name without folders, and the parameters. It never
 # raises on bad input: it yields an Unreadable, and goes on with what can still be read.
-Reader = Callable[[BinaryIO, str, ExtractParams], Iterator[Found]]
+Reader = Callable[[IO[bytes], str, ExtractParams], Iterator[Found]]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import mwparserfromhell
 from lxml import etree
@@ -36,7 +36,7 @@ HOLE = re.compile(r" ?\([\s,;:]*\)|^[ \t]*(?:\{\||\|\}|\|-).*$", re.MULTILINE)
 QUOTES = re.compile(r"'{2,}")
 
 
-def read_mediawiki(stream: BinaryIO, name: str, params: ExtractParams) -> Iterator[Found]:
+def read_mediawiki(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """One document for each article of a dump: its title as the first line, then its text."""
     without_text, number = ENGLISH_NAMES, 0
     for element in _elements(stream):
@@ -47,7 +47,7 @@ def read_mediawiki(stream: BinaryIO, name: str, params: ExtractParams) -> Iterat
         number += 1
 
 
-def _elements(stream: BinaryIO) -> Iterator[Any]:
+def _elements(stream: IO[bytes]) -> Iterator[Any]:
     """The siteinfo and the pages, one at a time; memory holds no second."""
     parsed = etree.iterparse(
         stream, tag=("{*}siteinfo", "{*}page"), resolve_entities=False, no_network=True, huge_tree=False
