@@ -10,7 +10,7 @@ split off last, so that no duplicate of it is left to train on.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -35,14 +35,14 @@ from stages.documents import (
 )
 from stages.params import PARAMS_FILE, Refusal, StageParams, load_params
 from stages.process import log, map_shards, run
-from stages.words import BASE, UNICODE, Buffer, Hashes, Ints, batches, buffer_of, character_class, mixed, words_of
+from stages.words import BASE, UNICODE, Buffer, Hashes, Ints, batches, buffer_of, character_class, mixed, shifted
 
 DOCUMENTS = Path("data/extract")
 FILTERED = Path("data/filter")
 DECISIONS = Path("data/dedup")
 
 # Shingles hashed at once: small enough for the processor's cache.
-BLOCK = 1 << 15
+BLOCK = 1 << 17
 
 Signatures = npt.NDArray[np.uint32]
 
@@ -67,8 +67,8 @@ class DedupParams(StageParams):
 
 def text_digests(texts: pl.Series) -> list[bytes]:
     """The 128-bit digest of each text in lower case, with any white space as one blank and none at the ends."""
-    folded = texts.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
-    return [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in folded]
+    lower = texts.str.to_lowercase()  # Polars brings its own Unicode tables: the same under every Python
+    return [hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest() for text in lower]
 
 
 @cache
@@ -76,16 +76,15 @@ def folding() -> npt.NDArray[np.uint32]:
     """For each code point the one that stands for it in a shingle; 0: none does, it is skipped.
 
     As FineWeb's: lower case, letters without their accents, digits as `0`, marks and white space as
-    a blank. Polars brings its own Unicode tables, so the folding depends on requirements.lock alone.
+    a blank.
     """
-    codes = np.array([code for code in range(1, UNICODE) if not 0xD800 <= code < 0xE000])
-    lower = pl.Series("lower", map(chr, codes), pl.String).str.to_lowercase()
+    letters = np.flatnonzero(character_class(r"\w"))
+    lower = pl.Series("lower", map(chr, letters), pl.String).str.to_lowercase()
     bare = lower.str.normalize("NFD").str.replace_all(r"\p{M}", "").alias("bare")
     # What is more than a letter with accents stays whole: the syllables of Hangul.
     simple = pl.select(pl.when(bare.str.len_chars() == 1).then(bare).otherwise(lower.str.head(1))).to_series()
     table = np.full(UNICODE, ord(" "), np.uint32)
-    table[codes] = np.frombuffer("".join(simple).encode("utf-32-le"), "<u4")
-    table[~character_class(r"\w")] = ord(" ")
+    table[letters] = np.frombuffer("".join(simple).encode("utf-32-le"), "<u4")
     table[character_class(r"\p{Nd}")] = ord("0")
     table[character_class(r"\p{M}")] = 0
     return table
@@ -93,22 +92,32 @@ def folding() -> npt.NDArray[np.uint32]:
 
 def shingles(texts: list[str], ngram: int) -> tuple[npt.NDArray[np.uint32], Ints]:
     """A hash of every `ngram` words in a row, and where those of each text begin (and, last, their number)."""
-    buffer = folded_buffer(texts)
-    words = words_of(buffer)
-    number = np.maximum(np.diff(words.bounds) - ngram + 1, 0)
+    words, bounds_of_words = folded_words(texts)
+    number = np.maximum(np.diff(bounds_of_words) - ngram + 1, 0)
     bounds = np.append(0, np.cumsum(number))
-    begins = np.arange(bounds[-1]) + np.repeat(words.bounds[:-1] - bounds[:-1], number)
-    hashes = words.hashes[begins]
+    begins = np.arange(bounds[-1]) + np.repeat(bounds_of_words[:-1] - bounds[:-1], number)
+    hashes = words[begins]
     for offset in range(1, ngram):
-        hashes = hashes * BASE + words.hashes[begins + offset]
+        hashes = hashes * BASE + words[begins + offset]
     return (mixed(hashes) >> np.uint64(32)).astype(np.uint32), bounds
 
 
+def folded_words(texts: list[str]) -> tuple[Hashes, Ints]:
+    """A hash of every word after folding, and where those of each text begin (and, last, their number)."""
+    buffer = folded_buffer(texts)
+    inside = buffer.codes != ord(" ")
+    starts = np.flatnonzero(inside & ~shifted(inside, 1))
+    ends = np.flatnonzero(inside & ~shifted(inside, -1)) + 1
+    return buffer.spans.of(starts, ends), buffer.locate(starts)
+
+
 def folded_buffer(texts: list[str]) -> Buffer:
-    """The texts as one buffer of folded characters."""
+    """The texts as one buffer of folded characters; a blank stands for every newline."""
     buffer = buffer_of(texts)
-    codes = folding()[buffer.codes]
+    codes = folding().take(buffer.codes)
     kept = codes > 0
+    if kept.all():
+        return Buffer(codes, buffer.starts, buffer.ends)
     places = np.append(0, np.cumsum(kept))
     return Buffer(codes[kept], places[buffer.starts], places[buffer.ends])
 
@@ -156,7 +165,7 @@ class Candidates:
     signatures: Signatures
 
 
-def candidates_of(shard: tuple[Path, Path], params: DedupParams) -> Candidates:
+def candidates_of(shard: Sequence[Path], params: DedupParams) -> Candidates:
     """Digests and signatures of the documents in shard (documents, decisions) that filter kept."""
     documents, decisions = shard
     table, decided = read_shard(documents, ["id", "text"]), read_shard(decisions, ["keep"])
@@ -210,7 +219,7 @@ def kept_of(candidates: Candidates, params: DedupParams) -> Ints:
     count = len(candidates.ids)
     pairs = list(edges(candidates, params))
     left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
+    graph = coo_array((np.ones(len(left), np.int32), (left, right)), shape=(count, count))
     labels = connected_components(graph, directed=False)[1]
     best_first = np.lexsort((np.array(candidates.ids), -np.array(candidates.lengths)))
     winners = np.empty(count, np.int64)
@@ -302,17 +311,6 @@ def check_counts(source: str, counts: dict[str, Any]) -> None:
         )
 
 
-def write_source(source: str, decided: pl.DataFrame) -> dict[str, Any]:
-    """Write the ledger of one source, shard by shard; its counts."""
-    counts = counts_of(decided)
-    check_counts(source, counts)
-    target = fresh_folder(DECISIONS / source)
-    for number, shard in enumerate(shard_paths(FILTERED / source, "decisions")):
-        write_shard(target / shard_name("decisions", number), ledger(read_shard(shard), decided))
-    write_manifest(target, counts)
-    return counts
-
-
 def with_splits(decided: pl.DataFrame, params: DedupParams) -> pl.DataFrame:
     """`decided` of one source with the column split, null for what is dropped."""
     kept = decided["id"].filter(decided["keep"]).to_list()
@@ -320,22 +318,41 @@ def with_splits(decided: pl.DataFrame, params: DedupParams) -> pl.DataFrame:
     return decided.join(split, on="id", how="left", validate="1:1", maintain_order="left")
 
 
+def write_source(source: str, decided: pl.DataFrame, counts: dict[str, Any]) -> None:
+    """Write the ledger of one source, shard by shard."""
+    target = fresh_folder(DECISIONS / source)
+    for number, shard in enumerate(shard_paths(FILTERED / source, "decisions")):
+        write_shard(target / shard_name("decisions", number), ledger(read_shard(shard), decided))
+    write_manifest(target, counts)
+    log.info("dedup %s: %d read, %d kept, dropped: %s", source, counts["read"], counts["kept"], counts["dropped"])
+
+
+def shards_of_sources() -> list[tuple[str, Path, Path]]:
+    """Every shard of every source: its name, documents, and filter's decisions on them."""
+    documents, filtered = source_folders(DOCUMENTS), source_folders(FILTERED)
+    return [
+        (source, *pair)
+        for source, folder in documents.items()
+        for pair in zip(shard_paths(folder, "documents"), shard_paths(filtered[source], "decisions"), strict=True)
+    ]
+
+
 def main() -> None:
     """Decide on the documents of all sources."""
     params = load_params(DedupParams, "dedup")
-    documents, filtered = source_folders(DOCUMENTS), source_folders(FILTERED)
-    shards = {
-        source: list(zip(shard_paths(folder, "documents"), shard_paths(filtered[source], "decisions"), strict=True))
-        for source, folder in documents.items()
+    shards = shards_of_sources()
+    parts = map_shards(partial(candidates_of, params=params), [pair for _, *pair in shards], "dedup")
+    sources = [source for (source, *_), part in zip(shards, parts, strict=True) for _ in part.ids]
+    decided = decide(joined(parts), params).with_columns(source=pl.Series(sources, dtype=pl.String))
+    tables = {
+        source: with_splits(decided.filter(pl.col("source") == source).drop("source"), params)
+        for source in dict.fromkeys(source for source, *_ in shards)
     }
-    parts = map_shards(partial(candidates_of, params=params), [each for of in shards.values() for each in of], "dedup")
-    decided, at = decide(joined(parts), params), 0
-    part = iter(parts)
-    for source, pairs in shards.items():
-        number = sum(len(next(part).ids) for _ in pairs)
-        counts = write_source(source, with_splits(decided.slice(at, number), params))
-        log.info("dedup %s: %d read, %d kept, dropped: %s", source, counts["read"], counts["kept"], counts["dropped"])
-        at += number
+    counts = {source: counts_of(table) for source, table in tables.items()}
+    for source in tables:  # all of them before the first is written
+        check_counts(source, counts[source])
+    for source, table in tables.items():
+        write_source(source, table, counts[source])
 
 
 if __name__ == "__main__":
