@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -234,3 +235,14 @@ def test_the_first_of_equal_hashes_is_found_among_hashes_that_share_a_bucket():
     hashes = generator.integers(0, 40, 500, dtype=np.uint64)  # their leading bits are all zero
 
     assert first_equal(hashes).tolist() == [hashes.tolist().index(each) for each in hashes.tolist()]
+
+
+def test_every_signal_stands_in_the_docs():
+    described = (Path(__file__).parents[2] / "docs/rules.md").read_text(encoding="utf-8")
+
+    absent = {name for name in SIGNAL_SCHEMA if f"`{name}`" not in described}
+
+    assert absent == {
+        *(f"top_{n}_gram_character_ratio" for n in (3, 4)),  # "…, 3, 4"
+        *(f"duplicate_{n}_gram_character_ratio" for n in range(6, 11)),  # "… to 10"
+    }
