@@ -36,6 +36,7 @@ REFERENCES = {
     "xz_primed": "xz -9e, primed with training text",
 }
 UNKNOWN = "–"
+MAIN_RULES = 3
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,9 @@ def show(summary: Summary, console: Console) -> None:
     for source in summary.sources:
         if source.trained is not None and source.unaccounted:
             console.print(f"{source.name}: {source.unaccounted} documents have no fate; its stages are out of step")
+    console.print("\nWhy: the rules that dropped most", style="bold")
+    for source in summary.sources:
+        console.print(f"  {plain(source.name):<10} {_main_rules(source)}")
     if summary.pretrain:
         console.print(_model(summary.pretrain))
     if summary.evaluate:
@@ -163,13 +167,12 @@ def plain(text: str) -> str:
 
 
 def _documents(summary: Summary) -> Table:
-    columns = ["source", "read", "not extracted", "filtered", "mostly by", "exact", "near", "held out", "trained"]
+    columns = ["source", "read", "not extracted", "filtered", "exact", "near", "held out", "trained"]
     table = Table(title="Documents: where they went", title_justify="left", title_style="bold", show_footer=True)
     rows = [_row(source, share(source, summary)) for source in summary.sources]
     totals = ["all", *(_total(column) for column in list(zip(*rows, strict=True))[1:])]
     for name, total in zip([*columns, "tokens", "share"], totals, strict=True):
-        text = name in ("source", "mostly by")
-        table.add_column(name, footer=_shown(total), justify="left" if text else "right", overflow="fold")
+        table.add_column(name, footer=_shown(total), justify="left" if name == "source" else "right")
     for row in rows:
         table.add_row(*map(_shown, row))
     return table
@@ -184,7 +187,6 @@ def _row(source: Source, part: float | None) -> list[Any]:
         source.read,
         sum(source.unextracted.values()),
         None if source.filtered is None else sum(source.filtered.values()),
-        _main_rules(source.filtered or {}),
         exact,
         near,
         source.held_out,
@@ -194,8 +196,10 @@ def _row(source: Source, part: float | None) -> list[Any]:
     ]
 
 
-def _main_rules(dropped: dict[str, int], most: int = 2) -> str:
-    return ", ".join(f"{plain(rule)} {count:,}" for rule, count in Counter(dropped).most_common(most) if count)
+def _main_rules(source: Source) -> str:
+    dropped = Counter(source.unextracted) + Counter(source.filtered or {}) + Counter(source.duplicates or {})
+    most = (f"{plain(rule)} {count:,}" for rule, count in dropped.most_common(MAIN_RULES))
+    return ", ".join(most) or "nothing was dropped"
 
 
 def _total(column: tuple[Any, ...]) -> Any:
