@@ -15,9 +15,11 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.documents import kept_documents, publish, source_folders, write_json
-from stages.evaluate import references, score
+from stages.documents import publish, source_folders, write_json
+from stages.evaluate import score
+from stages.evaluate.held_out import HeldOut, held_out, per_byte
 from stages.evaluate.params import EvaluateParams, SamplesParams
+from stages.evaluate.references import reference_bits
 from stages.params import Refusal, load_mixture, load_params
 from stages.process import die_with_parent, log, progress, run
 from stages.tokenizer import load_tokenizer
@@ -25,54 +27,6 @@ from stages.tokenizer import load_tokenizer
 BASE = Path("models/base")
 CHECKPOINTS = Path("models/checkpoints")
 THREADS = 2  # fixed, as sums may depend on it
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The held-out documents of one source: their texts, whole."""
-
-    source: str
-    texts: tuple[str, ...]
-
-    @property
-    def data(self) -> list[bytes]:
-        """The texts in UTF-8."""
-        return [text.encode() for text in self.texts]
-
-    @property
-    def bytes(self) -> int:
-        """Length of all texts in UTF-8."""
-        return sum(map(len, self.data))
-
-    def first(self, budget: int) -> "HeldOut":
-        """The first documents, until they hold `budget` bytes; at least one."""
-        texts: list[str] = []
-        size = 0
-        for text in self.texts:
-            if size >= budget and texts:
-                break
-            texts.append(text)
-            size += len(text.encode())
-        return HeldOut(self.source, tuple(texts))
-
-
-def read_texts(source: str, split: str) -> list[str]:
-    """The texts of `source` in `split`, in the order of the corpus."""
-    folders = Path("data/extract") / source, Path("data/dedup") / source
-    return [text for shard in kept_documents(*folders, ["text"], split) for text in shard["text"]]
-
-
-def held_out(sources: Sequence[str], budget: int) -> list[HeldOut]:
-    """The held-out documents of each source, at most about `budget` bytes of each.
-
-    Raises:
-        Refusal: if there are none at all.
-    """
-    sets = [HeldOut(name, tuple(text for text in read_texts(name, "held_out") if text)) for name in sources]
-    filled = [each.first(budget) for each in sets if each.texts]
-    if not filled:
-        raise Refusal("data/dedup holds no held-out document to evaluate on; raise dedup.held_out in params.yaml")
-    return filled
 
 
 def load_model(folder: Path) -> nn.Module:
@@ -109,31 +63,6 @@ class Scorer:
         tokens = [encoding.ids for encoding in encodings]
         length, stride = self.params.sequence_length, self.params.stride
         return sum(score.nats(model, tokens, self.separator, length, stride)) / math.log(2)
-
-
-def per_byte(bits: Sequence[float], sets: Sequence[HeldOut]) -> float:
-    """Bits per byte over all sets together."""
-    return round(sum(bits) / sum(each.bytes for each in sets), 4)
-
-
-def reference_bits(sets: Sequence[HeldOut], sources: Sequence[str]) -> dict[str, Any]:
-    """Each reference's bits per byte, over all sets and (but for the primed one) by source."""
-    training = "\n".join(text for name in sources for text in read_texts(name, "train")).encode()
-    joined = b"\n".join(data for each in sets for data in each.data)
-    model = references.ByteModel(training)
-    order2 = [sum(map(model.bits, each.data)) for each in sets]
-    return {
-        "xz": round(references.xz_bits_per_byte(joined), 4),
-        "xz_primed": round(references.xz_bits_per_byte(joined, training), 4),
-        "order2": per_byte(order2, sets),
-        "sources": {
-            each.source: {
-                "xz": round(references.xz_bits_per_byte(b"\n".join(each.data)), 4),
-                "order2": per_byte([bits], [each]),
-            }
-            for each, bits in zip(sets, order2, strict=True)
-        },
-    }
 
 
 def checkpoint_curve(scorer: Scorer, sets: Sequence[HeldOut]) -> list[tuple[int, float]]:

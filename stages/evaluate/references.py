@@ -5,9 +5,12 @@ All of them in bits per byte, as the model is measured.
 
 import lzma
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stages.evaluate.held_out import HeldOut, per_byte, read_texts
 
 PRESET = 9 | lzma.PRESET_EXTREME  # what `xz -9e` does
 CONTEXTS = 256 * 256
@@ -61,7 +64,21 @@ def _blend(
     return np.where(total + kinds > 0, blended, lower)
 
 
-def order2_bits_per_byte(training: bytes, texts: Sequence[bytes]) -> float:
-    """Bits per byte of `texts` under the order-2 model of `training`."""
+def reference_bits(sets: Sequence[HeldOut], sources: Sequence[str]) -> dict[str, Any]:
+    """Each reference's bits per byte, over all sets and (but for the primed one) by source."""
+    training = "\n".join(text for name in sources for text in read_texts(name, "train")).encode()
+    joined = b"\n".join(data for each in sets for data in each.data)
     model = ByteModel(training)
-    return sum(model.bits(text) for text in texts) / sum(len(text) for text in texts)
+    order2 = [sum(map(model.bits, each.data)) for each in sets]
+    return {
+        "xz": round(xz_bits_per_byte(joined), 4),
+        "xz_primed": round(xz_bits_per_byte(joined, training), 4),
+        "order2": per_byte(order2, sets),
+        "sources": {
+            each.source: {
+                "xz": round(xz_bits_per_byte(b"\n".join(each.data)), 4),
+                "order2": per_byte([bits], [each]),
+            }
+            for each, bits in zip(sets, order2, strict=True)
+        },
+    }

@@ -7,7 +7,6 @@ import lzma
 import re
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import groupby
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 import zstandard
-from lxml import etree
 
 from stages.documents import read_manifest
 from stages.extract.language import PROGRAMMING_LANGUAGES
 from stages.extract.params import ExtractParams
 from stages.extract.readers import READERS
-from stages.extract.records import Found, Unreadable
+from stages.extract.records import Found, Unreadable, guarded, unreadable
 from stages.params import Refusal
 
 ENDINGS: dict[str, tuple[str, ...]] = {
@@ -265,26 +263,3 @@ def decompressed(stream: IO[bytes], compression: str) -> IO[bytes]:
         case _:
             unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
             return io.BufferedReader(cast(io.RawIOBase, unpacker.stream_reader(stream, read_across_frames=True)))
-
-
-def guarded(found: Iterator[Found]) -> Iterator[Found]:
-    """`found`, and if reading breaks, one Unreadable that says where and why."""
-    number = None
-    try:
-        for each in found:
-            number = each.number
-            yield each
-    except Exception as error:
-        yield unreadable(error, None if number is None else number + 1)
-
-
-def unreadable(error: Exception, number: int | None) -> Unreadable:
-    """What `error`, raised while record `number` was read, says about the input; raised again if it says nothing."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
-        raise error  # the machine's trouble, not the input's
-    detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if isinstance(error, etree.XMLSyntaxError):
-        return Unreadable("broken_xml", detail, number)
-    if isinstance(error, EOFError | zlib.error | zipfile.BadZipFile | tarfile.TarError | lzma.LZMAError):
-        return Unreadable("truncated", detail, number)
-    return Unreadable("unreadable", detail, number)

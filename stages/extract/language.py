@@ -37,13 +37,13 @@ def model() -> Any:
 def detect(text: str) -> tuple[str, float]:
     """ISO 639 code of the most likely language of `text`, and its probability in [0, 1].
 
-    ("und", 0.0), for undetermined, if the model has no opinion.
+    ("und", 0.0), for undetermined, if there is no text.
     """
     prefix = " ".join(text[:PREFIX_CHARACTERS].split())
+    if not prefix:
+        return "und", 0.0
     # In capitals alone, it takes Latin letters for Japanese.
     labels, scores = model().predict(prefix.lower() if prefix.isupper() else prefix, k=1)
-    if not labels:
-        return "und", 0.0
     # Rounded: what is left of a float32 sum depends on the processor.
     return labels[0].removeprefix("__label__"), round(min(float(scores[0]), 1.0), 3)
 

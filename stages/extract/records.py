@@ -1,7 +1,13 @@
 """What readers yield: one Record for each text they find, one Unreadable for each they can't make a text of."""
 
+import lzma
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
+
+from lxml import etree
 
 from stages.extract.params import ExtractParams
 
@@ -27,6 +33,43 @@ class Unreadable(NamedTuple):
 
 Found = Record | Unreadable
 
-# A reader gets the decompressed bytes, the file's name without folders, and the parameters. It never
-# raises on bad input: it yields an Unreadable, and goes on with what can still be read.
+# A reader gets the decompressed bytes, the file's name without folders, and the parameters. Of bad input
+# it yields an Unreadable, and goes on with what can still be read; where nothing can, it may raise.
 Reader = Callable[[IO[bytes], str, ExtractParams], Iterator[Found]]
+
+
+def known(**facts: str | None) -> dict[str, str]:
+    """The facts that have a value."""
+    return {name: value for name, value in facts.items() if value}
+
+
+def tried(read: Callable[[], Found], number: int) -> Found:
+    """What `read` gives of record `number`, or why that record, alone, can't be read."""
+    try:
+        return read()
+    # Parsers raise what they like on hostile input; one record must not cost the others.
+    except Exception as error:
+        return unreadable(error, number)
+
+
+def guarded(found: Iterator[Found]) -> Iterator[Found]:
+    """`found`, and if reading breaks, one Unreadable that says where and why."""
+    number = None
+    try:
+        for each in found:
+            number = each.number
+            yield each
+    except Exception as error:
+        yield unreadable(error, None if number is None else number + 1)
+
+
+def unreadable(error: Exception, number: int | None) -> Unreadable:
+    """What `error`, raised while record `number` was read, says about the input; raised again if it says nothing."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        raise error  # the machine's trouble, not the input's
+    detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, etree.XMLSyntaxError):
+        return Unreadable("broken_xml", detail, number)
+    if isinstance(error, EOFError | zlib.error | zipfile.BadZipFile | tarfile.TarError | lzma.LZMAError):
+        return Unreadable("truncated", detail, number)
+    return Unreadable("unreadable", detail, number)

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import IO, Any
 
 import mwparserfromhell
 from lxml import etree
 
 from stages.extract.params import ExtractParams
-from stages.extract.records import Found, Record, Unreadable
+from stages.extract.records import Found, Record, Unreadable, tried
 
 ARTICLES, FILES, CATEGORIES = "0", "6", "14"  # namespaces
 ENGLISH_NAMES = frozenset({"file", "image", "media", "category"})  # understood by a wiki in any language
@@ -43,7 +44,7 @@ def read_mediawiki(stream: IO[bytes], name: str, params: ExtractParams) -> Itera
         if etree.QName(element).localname == "siteinfo":
             without_text |= namespace_names(element)
             continue
-        yield read_page(element, number, without_text, params)
+        yield tried(partial(read_page, element, number, without_text, params), number)
         number += 1
 
 

@@ -1,0 +1,101 @@
+"""Read web pages, one in a file or many in a WARC archive.
+
+The main content of a page is taken by Resiliparse (Bevendorff et al. 2018, doi:10.1007/978-3-319-76941-7_83).
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import IO, Any
+
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
+from resiliparse.parse.html import HTMLTree
+
+from stages.extract.params import ExtractParams
+from stages.extract.records import Found, Record, Unreadable, known, tried, unreadable
+
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+GZIP_MEMBER, WARC_RECORD = b"\x1f\x8b\x08", b"WARC/1."
+SEARCH_BYTES = 1 << 20
+
+
+def read_html(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
+    """The main content of one page, in whatever encoding it says or seems to be."""
+    content = stream.read(params.max_document_bytes + 1)
+    if len(content) > params.max_document_bytes:
+        yield Unreadable("oversized", f"more than {params.max_document_bytes} bytes")
+        return
+    text, title = read_page(content, None)
+    yield Record(text, meta=known(title=title))
+
+
+def read_page(content: bytes, charset: str | None) -> tuple[str, str | None]:
+    """The main content of a page, lists and preformatted text as they stand, and its title."""
+    encoding = map_encoding_to_html5(charset) if charset else detect_encoding(content, from_html_meta=True)
+    tree = HTMLTree.parse(bytes_to_str(content, encoding or "utf-8"))
+    return extract_plain_text(tree, main_content=True, alt_texts=False), tree.title
+
+
+def read_warc(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
+    """The main content of each HTML page that was answered with success; url and date beside it.
+
+    After a broken record, it goes on with the next one that can be found.
+    """
+    number, position, start = 0, -1, 0
+    while True:
+        begun = number
+        try:
+            for record in _responses(stream):
+                position = record.stream_pos
+                yield tried(partial(read_response, record, number, params), number)
+                number += 1
+            return
+        except OSError as error:
+            # Of a broken record that comes first after a search, it was told before.
+            if number > begun or start == 0:
+                yield unreadable(error, number)
+                number += 1
+            start = next_record(stream, max(position, start) + 1)
+            if start < 0:
+                return
+            stream.seek(start)
+
+
+def _responses(stream: IO[bytes]) -> Any:
+    return ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=True, auto_decode="all")
+
+
+def next_record(stream: IO[bytes], start: int) -> int:
+    """Where, from byte `start` on, the next WARC record may begin; -1 if nowhere, or if `stream` can't seek."""
+    if not stream.seekable():
+        return -1
+    stream.seek(0)
+    mark = GZIP_MEMBER if stream.read(len(GZIP_MEMBER)) == GZIP_MEMBER else WARC_RECORD
+    stream.seek(start)
+    overlap = b""
+    while block := stream.read(SEARCH_BYTES):
+        found = (overlap + block).find(mark)
+        if found >= 0:
+            return start - len(overlap) + found
+        start, overlap = start + len(block), (overlap + block)[1 - len(mark) :]
+    return -1
+
+
+def read_response(record: Any, number: int, params: ExtractParams) -> Found:
+    """The document of a WARC response, or why there is none."""
+    url = record.headers.get("WARC-Target-URI") or ""
+    status = record.http_headers.status_code if record.http_headers else None
+    if status is None or not 200 <= status < 300:
+        return Unreadable("http_status", f"{status} {url}", number)
+    if record.http_content_type not in HTML_TYPES:
+        return Unreadable("not_html", f"{record.http_content_type} {url}", number)
+    content = record.reader.read(params.max_document_bytes + 1)
+    if len(content) > params.max_document_bytes:
+        return Unreadable("oversized", f"more than {params.max_document_bytes} bytes {url}", number)
+    # FastWARC takes the end of the file for the end of the record. (Packed content has another length.)
+    if len(content) < record.content_length and "Content-Encoding" not in record.http_headers:
+        return Unreadable("truncated", f"{len(content)} of {record.content_length} bytes {url}", number)
+    date = record.record_date.strftime("%Y-%m-%dT%H:%M:%SZ") if record.record_date else None
+    text, title = read_page(content, record.http_charset)
+    return Record(text, number, date=date, meta=known(url=url, title=title))
