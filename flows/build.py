@@ -1,8 +1,11 @@
 """The build as a Prefect flow: a task for each stage of dvc.yaml."""
 
+from typing import cast
+from uuid import UUID
+
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
-from prefect.futures import PrefectFuture, wait
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dag import Stage
@@ -20,11 +23,11 @@ def build(targets: list[str] | None = None) -> Build:
             done[stage.name] = run_stage.with_options(name=stage.name, task_run_name=stage.name).submit(
                 stage, work, wait_for=[done[name] for name in stage.upstream], return_state=False
             )
-        wait(list(done.values()))
+        show_progress(list(done.values()))
     except BaseException:  # a signal too: the stages end before the flow does
         work.stop()
         raise
-    report(work.build())
+    show_stages(work.build())
     return work.finished()
 
 
@@ -40,7 +43,14 @@ def run_stage(stage: Stage, work: Work) -> Ended:
     return work.do(stage, tell)
 
 
-def report(build: Build) -> None:
+def show_progress(stages: list[PrefectFuture[Ended]]) -> None:
+    """Wait for all `stages`, and keep a progress artifact at their share that is done."""
+    progress = cast(UUID, create_progress_artifact(0.0, key="build-progress", description="Stages that are done."))
+    for count, _ in enumerate(as_completed(stages), start=1):
+        update_progress_artifact(progress, 100 * count / len(stages))
+
+
+def show_stages(build: Build) -> None:
     """Leave the table of the stages in Prefect, one version of it for each run."""
     rows = [
         {"stage": ended.stage, "outcome": ended.outcome, "seconds": round(ended.seconds, 1), "reason": ended.reason}

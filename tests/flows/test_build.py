@@ -34,12 +34,16 @@ def test_the_flow_has_a_task_for_each_stage_with_its_log_and_a_table(diamond):
         tasks = {run.name: run.state_name for run in client.read_task_runs()}
         lines = [entry.message for entry in client.read_logs()]
         [table] = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["build"])))
+        [progress] = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["build-progress"]))
+        )
     assert tasks == {
         "top": "Completed", "left": "Failed", "right": "Completed", "alone": "Completed", "bottom": "NotReady",
     }  # fmt: skip
     assert set(tasks) == {stage.name for stage in read_dag().stages}
     assert "error: the toy is broken; mend it" in lines
     assert '"stage": "bottom", "outcome": "not run"' in table.data
+    assert progress.data == 100.0
 
 
 @pytest.mark.usefixtures("prefect")

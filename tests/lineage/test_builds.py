@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
-from lineage.builds import compare, evaluations_agree, first_difference, print_verdict, read_outs, verdict
+from lineage.builds import DATA, MODEL, compare, evaluations_agree, first_difference, print_verdict, read_outs, verdict
 from stages.params import Refusal
 
 EVALUATION = {"bits_per_byte": {"model": 1.5}, "sources": {"wiki": {"model": 1.5}}}
@@ -46,6 +47,12 @@ def first(tmp_path):
 @pytest.fixture
 def second_folder(tmp_path):
     return tmp_path / "second"
+
+
+def test_every_stage_has_a_grade():
+    stages = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
+
+    assert set(stages) == {*DATA, *MODEL, "evaluate"}
 
 
 def test_equal_builds_reach_every_grade(first, second_folder, capsys):
