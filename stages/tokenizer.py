@@ -9,7 +9,7 @@ until the source's share of it is full. An existing tokenizer can be named inste
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -38,7 +38,13 @@ class TokenizerParams(StageParams):
     sample_bytes: int = Field(8_000_000, ge=1, description="UTF-8 bytes of text to train on, over all sources")
     seed: int = 0
     separator: str = Field("<|endoftext|>", min_length=1, description="the token that ends each document")
+    mask_token: str | None = Field(None, min_length=1, description="what hides a token; for the masked objective")
     existing: ExistingTokenizer | None = None
+
+    @property
+    def special(self) -> list[str]:
+        """The tokens that no text can spell."""
+        return [self.separator] + ([self.mask_token] if self.mask_token else [])
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "TokenizerParams":
@@ -67,14 +73,14 @@ def sample_texts(documents: Path, decisions: Path, budget: int, seed: int) -> It
     yield from pl.concat([shard["text"] for shard in shards]).filter(chosen)
 
 
-def train(texts: Iterator[str], vocabulary: int, separator: str) -> Tokenizer:
+def train(texts: Iterator[str], vocabulary: int, special: Sequence[str]) -> Tokenizer:
     """A byte-level BPE tokenizer of at most `vocabulary` tokens; any text can be encoded and comes back exactly."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[AddedToken(separator, special=True)],
+        special_tokens=[AddedToken(token, special=True) for token in special],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -109,18 +115,21 @@ def load_existing(existing: ExistingTokenizer) -> Tokenizer:
     return Tokenizer.from_str(content.decode())
 
 
-def save(tokenizer: Tokenizer, folder: Path, separator: str) -> None:
-    """Write `tokenizer` in Hugging Face's format; `separator` is what begins and ends a document.
+def save(tokenizer: Tokenizer, folder: Path, params: TokenizerParams) -> None:
+    """Write `tokenizer` in Hugging Face's format; the separator is what begins and ends a document.
 
     Raises:
-        Refusal: if the separator isn't one of its tokens.
+        Refusal: if a special token of `params` isn't one of its tokens.
     """
-    if tokenizer.token_to_id(separator) is None:
-        raise Refusal(f"params.yaml: tokenizer.separator is {separator!r}, which is no token of the tokenizer")
+    for token in params.special:
+        if tokenizer.token_to_id(token) is None:
+            raise Refusal(f"params.yaml: tokenizer names the special token {token!r}, which the tokenizer doesn't have")
     partial = folder / ".tokenizer.json.partial"
     partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     publish(partial, folder / "tokenizer.json")
-    special = {"bos_token": separator, "eos_token": separator}
+    special = {"bos_token": params.separator, "eos_token": params.separator}
+    if params.mask_token:
+        special["mask_token"] = params.mask_token
     write_json(
         folder / "tokenizer_config.json",
         {**special, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False},
@@ -145,6 +154,21 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     return tokenizer, token
 
 
+def load_mask_token(folder: Path) -> int:
+    """The id of the mask token of the tokenizer in `folder`.
+
+    Raises:
+        Refusal: if it has none.
+    """
+    token = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("mask_token")
+    if token is None:
+        raise Refusal(
+            "params.yaml: pretrain.objective is masked, but the tokenizer has no mask token; "
+            "set tokenizer.mask_token, for instance to <|mask|>"
+        )
+    return load_tokenizer(folder)[0].get_vocab()[token]
+
+
 def main() -> None:
     """Train, or take, the tokenizer of params.yaml."""
     params = load_params(TokenizerParams, "tokenizer")
@@ -159,8 +183,8 @@ def main() -> None:
             for name, share in mixture.items()
             for text in sample_texts(documents[name], decisions[name], round(share * params.sample_bytes), params.seed)
         )
-        tokenizer = train(texts, params.vocabulary or 0, params.separator)
-    save(tokenizer, folder, params.separator)
+        tokenizer = train(texts, params.vocabulary or 0, params.special)
+    save(tokenizer, folder, params)
     write_manifest(folder, {"vocabulary": tokenizer.get_vocab_size()})
     log.info("tokenizer: %d tokens, in %s", tokenizer.get_vocab_size(), folder)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from stages.documents import publish, source_folders, write_json
 from stages.evaluate import score
@@ -22,11 +22,17 @@ from stages.evaluate.params import EvaluateParams, SamplesParams
 from stages.evaluate.references import reference_bits
 from stages.params import Refusal, load_mixture, load_params
 from stages.process import die_with_parent, log, progress, run
-from stages.tokenizer import load_tokenizer
+from stages.tokenizer import load_mask_token, load_tokenizer
 
 BASE = Path("models/base")
 CHECKPOINTS = Path("models/checkpoints")
 THREADS = 2  # fixed, as sums may depend on it
+
+
+def auto_class(folder: Path) -> Any:
+    """transformers' class for the objective that the model in `folder` was trained for."""
+    is_masked = AutoConfig.from_pretrained(folder).architectures[0].endswith("MaskedLM")
+    return AutoModelForMaskedLM if is_masked else AutoModelForCausalLM
 
 
 def load_model(folder: Path) -> nn.Module:
@@ -36,7 +42,7 @@ def load_model(folder: Path) -> nn.Module:
         Refusal: if it can't be read.
     """
     try:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        model: nn.Module = auto_class(folder).from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except Exception as error:  # safetensors, JSON and transformers each raise their own
         raise Refusal(f"{folder} can't be loaded ({error}); remove it and run `dvc repro` to make it again") from error
     return model.eval()
@@ -45,7 +51,7 @@ def load_model(folder: Path) -> nn.Module:
 def untrained_model(folder: Path) -> nn.Module:
     """The architecture of the model in `folder` with random weights."""
     torch.manual_seed(0)
-    model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    model: nn.Module = auto_class(folder).from_config(AutoConfig.from_pretrained(folder))
     return model.eval()
 
 
@@ -55,14 +61,19 @@ class Scorer:
 
     tokenizer: Tokenizer
     separator: int
+    mask: int | None  # of a masked model; None: causal
     params: EvaluateParams
 
     def bits(self, model: nn.Module, documents: HeldOut) -> float:
         """The bits that all of `documents` cost under `model`."""
         encodings = self.tokenizer.encode_batch_fast(list(documents.texts), add_special_tokens=False)
         tokens = [encoding.ids for encoding in encodings]
-        length, stride = self.params.sequence_length, self.params.stride
-        return sum(score.nats(model, tokens, self.separator, length, stride)) / math.log(2)
+        length = self.params.sequence_length
+        if self.mask is None:
+            nats = score.causal_nats(model, tokens, self.separator, length, self.params.stride)
+        else:
+            nats = score.masked_nats(model, tokens, self.mask, length)
+        return sum(nats) / math.log(2)
 
 
 def checkpoint_curve(scorer: Scorer, sets: Sequence[HeldOut]) -> list[tuple[int, float]]:
@@ -113,7 +124,8 @@ def main() -> None:
     source_folders(Path("data/dedup"))
     sets = held_out(sources, params.source_bytes)
     tokenizer, separator = load_tokenizer(BASE)
-    scorer = Scorer(tokenizer, separator, params)
+    mask = load_mask_token(BASE) if auto_class(BASE) is AutoModelForMaskedLM else None
+    scorer = Scorer(tokenizer, separator, mask, params)
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=die_with_parent) as pool:
         # The references are plain computing: they go on beside the model's.
         pending: Future[dict[str, Any]] = pool.submit(reference_bits, sets, sources)
@@ -121,7 +133,7 @@ def main() -> None:
         bits = list(progress((scorer.bits(model, each) for each in sets), len(sets), "evaluate", "sources"))
         blind = [scorer.bits(untrained, each) for each in sets]
         curve = checkpoint_curve(scorer, sets)
-        samples = write_samples(model, scorer, params.samples)
+        samples = write_samples(model, scorer, params.samples) if mask is None else []
         others = pending.result()
     write_outs(sets, bits, blind, others, curve, samples)
 

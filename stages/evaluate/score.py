@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+HIDDEN_EVERY = 8
 BATCH = 32  # windows computed at once: speed only, a window's score doesn't depend on its neighbours
 
 Window = tuple[list[int], int]  # tokens; how many of the last ones are scored
@@ -30,8 +31,10 @@ def windows(tokens: Sequence[int], start: int, length: int, stride: int) -> Iter
 
 
 @torch.inference_mode()
-def nats(model: nn.Module, documents: Sequence[Sequence[int]], start: int, length: int, stride: int) -> list[float]:
-    """The loss (nats, summed) of each document in `documents`."""
+def causal_nats(
+    model: nn.Module, documents: Sequence[Sequence[int]], start: int, length: int, stride: int
+) -> list[float]:
+    """The loss (nats, summed) of each document in `documents` under a causal model."""
     cut = [(number, window) for number, each in enumerate(documents) for window in windows(each, start, length, stride)]
     cut.sort(key=lambda item: -len(item[1][0]))  # alike lengths together: less padding
     totals = np.zeros(len(documents))
@@ -55,3 +58,25 @@ def window_nats(model: nn.Module, batch: Sequence[Window]) -> list[float]:
     logits_BTV: Tensor = model(input_ids=rows_BT[:, :-1]).logits
     losses_BT = cross_entropy(logits_BTV.transpose(1, 2).float(), rows_BT[:, 1:], reduction="none")
     return [float(loss) for loss in (losses_BT * counts_BT[:, 1:]).double().sum(dim=1)]
+
+
+@torch.inference_mode()
+def masked_nats(model: nn.Module, documents: Sequence[Sequence[int]], mask: int, length: int) -> list[float]:
+    """The pseudo-likelihood (nats, summed) of each document under a masked model.
+
+    Every token is hidden once, together with each HIDDEN_EVERYth token around it, and asked for (after
+    Salazar et al. 2020, arXiv:1910.14659, which hides one at a time). Comparable between masked models only.
+    """
+    return [
+        sum(_hidden_nats(model, document[begin : begin + length], mask) for begin in range(0, len(document), length))
+        for document in documents
+    ]
+
+
+def _hidden_nats(model: nn.Module, tokens: Sequence[int], mask: int) -> float:
+    row_T = torch.tensor(tokens)
+    rows = min(HIDDEN_EVERY, len(row_T))
+    hidden_BT = torch.arange(len(row_T)) % HIDDEN_EVERY == torch.arange(rows)[:, None]
+    logits_BTV: Tensor = model(input_ids=torch.where(hidden_BT, mask, row_T)).logits
+    losses_BT = cross_entropy(logits_BTV.transpose(1, 2).float(), row_T.expand(rows, -1), reduction="none")
+    return float((losses_BT * hidden_BT).double().sum())

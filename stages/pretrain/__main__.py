@@ -42,7 +42,7 @@ from stages.pretrain.optimizer import build_optimizers, rate_factor, set_rates
 from stages.pretrain.params import PretrainParams
 from stages.process import REPORT_EVERY_SECONDS, log, run
 from stages.settings import settings
-from stages.tokenizer import load_tokenizer
+from stages.tokenizer import load_mask_token, load_tokenizer
 
 TOKENIZER = Path("models/tokenizer")
 ROOM = Path(__file__).resolve().parents[1]
@@ -62,10 +62,7 @@ class Trainer:
         self.order: Order = batches.order_of(self.streams, mixture, params)
         self.config: PretrainedConfig = build_config(params, self.vocabulary, separator)
         self.model: nn.Module = build_model(self.config, params)
-        self.mask = 0
-        if params.objective == "masked":
-            described = json.loads((TOKENIZER / "tokenizer_config.json").read_text(encoding="utf-8"))
-            self.mask = batches.mask_token(described, tokenizer.get_vocab())
+        self.mask = load_mask_token(TOKENIZER) if params.objective == "masked" else None
         self.optimizers: list[Optimizer] = build_optimizers(self.model, params.optimizer)
         self.losses: list[float] = []
         self.wrapped: nn.Module = accelerator.prepare_model(self.model)
@@ -74,7 +71,7 @@ class Trainer:
         """Inputs and targets of these samples, on the device."""
         params = self.params
         samples = batches.read_samples(self.streams, self.order, numbers, params.sequence_length)
-        if params.objective == "causal":
+        if self.mask is None:
             inputs, targets = batches.causal(samples)
         else:
             inputs, targets = batches.masked(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from stages.order import Order, count_windows
-from stages.params import Refusal
 from stages.pretrain.params import PretrainParams
 from stages.tokens import TokenStream
 
@@ -74,18 +73,3 @@ def masked(
 def masked_per_sample(length: int, share: float) -> int:
     """How many tokens of a sample are hidden: the same for all, so that the sum of targets is known."""
     return max(1, round(length * share))
-
-
-def mask_token(config: dict[str, object], vocabulary: dict[str, int]) -> int:
-    """The id of the tokenizer's mask token.
-
-    Raises:
-        Refusal: if it has none.
-    """
-    token = config.get("mask_token")
-    if not isinstance(token, str) or token not in vocabulary:
-        raise Refusal(
-            "params.yaml: pretrain.objective is masked, but the tokenizer has no mask token; "
-            "set tokenizer.mask_token, for instance to <|mask|>"
-        )
-    return vocabulary[token]
