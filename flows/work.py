@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class Build:
     def failed(self) -> tuple[Ended, ...]:
         """The stages that broke; those that waited for them are `not run`."""
         return tuple(stage for stage in self.stages if stage.outcome == "failed")
+
+    def __str__(self) -> str:
+        """How many stages there are, and what became of them: `5 stages: 2 ran, 3 cached`."""
+        counts = Counter(stage.outcome for stage in self.stages)
+        return f"{len(self.stages)} stages: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
 
 
 class Work:
@@ -86,6 +92,7 @@ class Work:
             StageFailed: if one failed for any other reason.
         """
         build = self.build()
+        say("build", str(build))
         if not build.failed:
             return build
         sentences = "; ".join(ended.reason for ended in build.failed)
