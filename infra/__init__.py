@@ -1,0 +1,1 @@
+"""The machines: what starts a server and a worker, and keeps them going."""
