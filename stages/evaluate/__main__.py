@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers.utils.logging import disable_progress_bar
 
 from stages.documents import publish, source_folders, write_json
 from stages.evaluate import score
@@ -118,6 +119,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
 
 def main() -> None:
     """Evaluate the base model of this build."""
+    disable_progress_bar()  # of loading weights: our own lines say more
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(THREADS)
     params, sources = load_params(EvaluateParams, "evaluate"), list(load_mixture())

@@ -43,6 +43,7 @@ def take_lease(folder: Path) -> IO[str]:
     except BlockingIOError:
         lease.seek(0)
         holder = lease.read().strip() or "unknown"
+        lease.close()
         raise Refusal(
             f"{folder} is in use by another pretrain (process {holder}); wait for it, or stop it, and run again"
         ) from None
