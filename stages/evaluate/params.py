@@ -1,6 +1,6 @@
 """What is measured, and on how much."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.params import StageParams
 
@@ -22,3 +22,9 @@ class EvaluateParams(StageParams):
     source_bytes: int = Field(200_000, ge=1, description="held-out text of each source, in whole documents")
     checkpoint_bytes: int = Field(30_000, ge=0, description="the same for the curve over checkpoints; 0: no curve")
     samples: SamplesParams = SamplesParams()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EvaluateParams":
+        if self.stride > self.sequence_length:
+            raise ValueError(f"stride ({self.stride}) must not exceed sequence_length ({self.sequence_length})")
+        return self

@@ -38,7 +38,10 @@ def build_config(params: PretrainParams, vocabulary: int, separator: int) -> Pre
             f"params.yaml: pretrain.model.vocab_size is {fields['vocab_size']}, less than the tokenizer's "
             f"{vocabulary} tokens; raise or remove it"
         )
-    fields = {"vocab_size": vocabulary, "bos_token_id": separator, "eos_token_id": separator, **fields}
+    # The separator stands for every special token that the architecture asks for, but for padding: no sample
+    # is padded, and an architecture gives the token for it no embedding.
+    special = {name: None if name == "pad_token_id" else separator for name in known if name.endswith("_token_id")}
+    fields = {"vocab_size": vocabulary, **special, **fields}
     try:
         return AutoConfig.for_model(kind, **fields)
     except Exception as error:  # transformers' strict dataclasses raise their own

@@ -22,14 +22,14 @@ def model():
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 40])
-@pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 4), (8, 1), (4, 8)])
+@pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 4), (8, 1)])
 def test_windows_score_each_token_once(count, length, stride):
     tokens = list(range(100, 100 + count))
 
     cut = list(windows(tokens, 0, length, stride))
 
     assert [token for window, scored in cut for token in window[len(window) - scored :]] == tokens
-    assert all(len(window) <= length + 1 for window, _ in cut if stride <= length)
+    assert all(len(window) <= length + 1 for window, _ in cut)
 
 
 def test_a_document_costs_what_it_costs_token_by_token(model):

@@ -1,0 +1,592 @@
+"""Readers: each format, and each way in which its input can be bad."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import zipfile
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+
+from stages.documents import write_manifest
+from stages.extract.files import find_pieces, format_of, group, matches, read_pieces
+from stages.extract.jats import read_jats
+from stages.extract.params import ExtractParams
+from stages.extract.records import Found, Record, Unreadable
+from stages.extract.wiki import wikitext_to_text
+from stages.params import Refusal
+
+
+def read(folder: Path, files: dict[str, bytes], **params: object) -> list[tuple[str, str]]:
+    """(origin, text or !rule) of what is found in `files`."""
+    return [(origin, shown(found)) for origin, found in found_in(folder, files, **params)]
+
+
+def found_in(folder: Path, files: dict[str, bytes], **params: object) -> list[tuple[str, Found]]:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    write_manifest(folder, {})
+    typed = ExtractParams.model_validate(params)
+    return list(read_pieces(folder, find_pieces(folder, typed), typed))
+
+
+def shown(found: Found) -> str:
+    return found.text if isinstance(found, Record) else f"!{found.rule}"
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return content.getvalue()
+
+
+def tarred(members: list[tuple[str, bytes]], mode: str = "w") -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=mode) as archive:
+        for name, member in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(member)
+            archive.addfile(entry, io.BytesIO(member))
+    return content.getvalue()
+
+
+PACKERS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+
+
+# ---- files and archives -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_files_are_read_through_their_compression(tmp_path, ending):
+    content = PACKERS[ending](b'{"text": "one"}\n{"text": "two"}\n')
+
+    found = read(tmp_path, {f"a.jsonl{ending}": content})
+
+    assert found == [(f"a.jsonl{ending}#0", "one"), (f"a.jsonl{ending}#1", "two")]
+
+
+MEMBERS = {
+    "x/b.txt": b"b",
+    "x/a.txt": b"a",
+    "x/y/c.txt": b"c",
+    "x/d.md": b"d",
+    "e.bin": b"e",
+    "x/f.txt.gz": gzip.compress(b"f"),
+}
+
+
+@pytest.mark.parametrize(
+    ("params", "names"),
+    [
+        ({"format": "text"}, ["x/a.txt", "x/b.txt", "x/f.txt.gz", "x/y/c.txt"]),
+        ({"format": "auto"}, ["x/a.txt", "x/b.txt", "x/d.md", "x/f.txt.gz", "x/y/c.txt"]),
+        ({"format": "text", "members": ["x/*.txt"]}, ["x/a.txt", "x/b.txt"]),
+        ({"format": "text", "members": ["**/*.txt", "!x/[bc]*"]}, ["x/a.txt", "x/y/c.txt"]),
+        ({"format": "text", "members": ["x/**"]}, ["x/a.txt", "x/b.txt", "x/d.md", "x/f.txt.gz", "x/y/c.txt"]),
+        ({"format": "text", "members": ["e.bin"]}, ["e.bin"]),
+    ],
+)
+def test_members_of_a_zip_are_chosen_by_glob_or_ending_and_read_in_order_of_name(tmp_path, params, names):
+    found = read(tmp_path, {"w.whl": zipped(MEMBERS)}, **params)
+
+    assert [origin for origin, _ in found] == [f"w.whl!{name}" for name in names]
+    assert [text for _, text in found] == [name.rpartition("/")[2][0] for name in names]
+
+
+@pytest.mark.parametrize(("ending", "mode"), [("tar", "w"), ("tar.gz", "w:gz"), ("tgz", "w:gz"), ("tar.xz", "w:xz")])
+def test_members_of_a_tar_are_read_in_its_own_order(tmp_path, ending, mode):
+    content = tarred([("b.txt", b"b"), ("a.txt", b"a"), ("c.bin", b"c")], mode)
+
+    found = read(tmp_path, {f"t.{ending}": content}, format="text")
+
+    assert found == [(f"t.{ending}!b.txt", "b"), (f"t.{ending}!a.txt", "a")]
+
+
+def test_a_tar_packed_with_zstd_is_read(tmp_path):
+    content = zstandard.compress(tarred([("a.jsonl", b'{"text": "a"}\n')]))
+
+    assert read(tmp_path, {"t.tar.zst": content}) == [("t.tar.zst!a.jsonl#0", "a")]
+
+
+def test_the_second_member_of_one_name_is_no_document_of_the_same_id(tmp_path):
+    content = tarred([("a.txt", b"first"), ("a.txt", b"second")])
+
+    assert read(tmp_path, {"t.tar": content}, format="text") == [
+        ("t.tar!a.txt", "first"),
+        ("t.tar!a.txt", "!unreadable"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rules"),
+    [
+        ("a.zip", b"no zip at all", ["!truncated"]),
+        ("a.zip", zipped({"a.txt": b"a"})[:-20], ["!truncated"]),
+        ("a.tar", b"no tar at all", ["!truncated"]),
+        ("a.tar", b"", ["!truncated"]),
+        ("a.tar.gz", tarred([("a.txt", b"a" * 5000), ("b.txt", b"b" * 5000)], "w:gz")[:-30], None),
+        ("a.txt.gz", gzip.compress(b"some text" * 100)[:-12], ["!truncated"]),
+        ("a.txt.gz", b"no gzip", ["!unreadable"]),
+        ("a.txt.bz2", bz2.compress(b"some text" * 100)[:-12], ["!truncated"]),
+        ("a.txt.xz", lzma.compress(b"some text" * 100)[:-12], ["!truncated"]),
+        ("a.txt.zst", b"no zstandard", ["!unreadable"]),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "one"}\n' + bytes(range(256)) * 99)[:-9], None),
+    ],
+)
+def test_a_broken_container_is_unreadable_and_never_an_exception(tmp_path, name, content, rules):
+    found = read(tmp_path, {name: content, "z.txt": b"the next file"}, format="jsonl" if "jsonl" in name else "text")
+
+    shown = [text for origin, text in found if origin.startswith("a.")]
+    assert shown == rules if rules else shown[-1].startswith("!")
+    assert found[-1][0].startswith("z.txt")
+
+
+def test_a_member_that_is_damaged_costs_no_other(tmp_path):
+    content = bytearray(zipped({"a.txt": b"a text" * 99, "b.txt": b"b"}))
+    content[40:44] = b"\xff\xff\xff\xff"
+
+    found = read(tmp_path, {"w.zip": bytes(content)}, format="text")
+
+    assert [text[:2] for _, text in found] == ["!t", "b"]
+
+
+def test_a_member_that_unpacks_to_more_than_a_document_is_oversized(tmp_path):
+    bomb = zipped({"a.txt": b"\0" * 10_000_000, "b.txt": b"b"})
+
+    found = read(tmp_path, {"w.zip": bomb}, format="text", max_document_bytes=1000)
+
+    assert found == [("w.zip!a.txt", "!oversized"), ("w.zip!b.txt", "b")]
+
+
+@pytest.mark.parametrize(
+    ("files", "params", "sentence"),
+    [
+        ({"w.zip": zipped({"a.txt": b"a"})}, {"format": "jats"}, "no file of format jats in w.zip"),
+        ({"w.zip": zipped({"a.txt": b"a"})}, {"members": ["*.txt", "b/*"]}, r"members: b/\* matches nothing"),
+        ({"a.txt": b"a"}, {"members": ["b.txt"]}, "no file of format auto in a.txt"),
+    ],
+)
+def test_parameters_that_ask_for_nothing_are_refused(tmp_path, files, params, sentence):
+    with pytest.raises(Refusal, match=sentence):
+        read(tmp_path, files, **params)
+
+
+def test_a_downloaded_file_that_was_truncated_since_is_refused(tmp_path):
+    read(tmp_path, {"a.txt": b"whole"})
+    (tmp_path / "a.txt").write_bytes(b"who")
+
+    with pytest.raises(Refusal, match=r"a\.txt is missing or truncated"):
+        find_pieces(tmp_path, ExtractParams())
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "does"),
+    [
+        ("*.txt", "a.txt", True),
+        ("*.txt", "x/a.txt", False),
+        ("**/*.txt", "a.txt", True),
+        ("**/*.txt", "x/y/a.txt", True),
+        ("x/**", "x/y/a.txt", True),
+        ("x/**/tests/**", "x/a/tests/b", True),
+        ("x/**/tests/**", "x/a/test", False),
+        ("a?c.[tm]*", "abc.md", True),
+        ("a[!b]c", "abc", False),
+        ("a.txt", "aXtxt", False),
+        ("(a)+.txt", "(a)+.txt", True),
+    ],
+)
+def test_globs_know_folders(glob, name, does):
+    assert matches(glob, name) == does
+
+
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    [
+        ("a.jsonl.zst", "jsonl"), ("a.parquet", "parquet"), ("A.TXT", "text"), ("a.md", "markdown"), ("a.rst", "rst"),
+        ("a.htm", "html"), ("a.warc.gz", "warc"), ("a.py", "code"), ("a.nxml", "jats"), ("a.xml", None), ("a", None),
+        ("gz", None), ("a.gz", None),
+    ],
+)  # fmt: skip
+def test_the_format_is_told_by_the_ending(name, format_):
+    assert format_of(name) == format_
+
+
+def test_a_file_whose_ending_tells_no_format_is_unreadable(tmp_path):
+    assert read(tmp_path, {"a.xyz": b"?", "b.txt": b"b"}) == [("a.xyz", "!unknown_format"), ("b.txt", "b")]
+
+
+@pytest.mark.parametrize(
+    ("shard_bytes", "groups"), [(1, ["a", "b", "c", "d"]), (3, ["a", "bc", "d"]), (5, ["ab", "cd"]), (99, ["abcd"])]
+)
+def test_small_files_are_grouped_in_order_by_size_alone(tmp_path, shard_bytes, groups):
+    sizes = {"a": 4, "b": 2, "c": 1, "d": 9}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(b"x" * size)
+    write_manifest(tmp_path, {})
+
+    found = group(find_pieces(tmp_path, ExtractParams(format="text")), shard_bytes)
+
+    assert ["".join(piece.file for piece in each) for each in found] == groups
+
+
+# ---- text, code, JSON lines, Parquet ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b"a text", "a text"),
+        (b"\xef\xbb\xbfwithout its mark", "without its mark"),
+        (b"latin \xe9", "!invalid_utf8"),
+        (b"cut off \xe2\x82", "!invalid_utf8"),
+        (b"x" * 101, "!oversized"),
+        (b"x" * 100, "x" * 100),
+        (b"", ""),
+    ],
+)
+@pytest.mark.parametrize("format_", ["text", "markdown", "rst", "code"])
+def test_a_text_is_read_as_it_stands(tmp_path, format_, content, shown):
+    assert read(tmp_path, {"a": content}, format=format_, max_document_bytes=100) == [("a", shown)]
+
+
+def test_code_says_its_language(tmp_path):
+    found = found_in(
+        tmp_path, {"w.zip": zipped({"a.py": b"a = 1", "b.po": b"msgid", "c.txt": b"no code"})}, format="code"
+    )
+
+    assert [(origin, each.language) for origin, each in found] == [("w.zip!a.py", "python"), ("w.zip!b.po", "gettext")]
+
+
+LINES = b"""{"text": "one", "n": 7, "u": "http://a", "d": "2020-01-02", "l": "MIT"}
+{"text": 5}
+{"no": "text"}
+broken {
+[1]
+
+{"text": "latin \xe9"}
+{"text": "long %s"}
+{"text": "last"}""" % (b"x" * 200)
+
+
+def test_bad_lines_cost_only_themselves(tmp_path):
+    found = read(tmp_path, {"a.jsonl": LINES}, max_document_bytes=100)
+
+    assert found == [
+        ("a.jsonl#0", "one"),
+        ("a.jsonl#1", "!no_text"),
+        ("a.jsonl#2", "!no_text"),
+        ("a.jsonl#3", "!invalid_json"),
+        ("a.jsonl#4", "!invalid_json"),
+        ("a.jsonl#6", "!invalid_utf8"),
+        ("a.jsonl#7", "!oversized"),
+        ("a.jsonl#8", "last"),
+    ]
+
+
+def test_lines_before_the_truncation_are_read(tmp_path):
+    lines = b"".join(b'{"text": "%d"}\n' % (number**9) for number in range(9999))
+
+    found = read(tmp_path, {"a.jsonl.gz": gzip.compress(lines)[:-2000]})
+
+    assert len(found) > 5000
+    assert [text for _, text in found[:-1]] == [str(number**9) for number in range(len(found) - 1)]
+    assert found[-1] == (f"a.jsonl.gz#{len(found) - 1}", "!truncated")
+
+
+def test_deeply_nested_json_is_invalid(tmp_path):
+    assert read(tmp_path, {"a.jsonl": b"[" * 100_000}) == [("a.jsonl#0", "!invalid_json")]
+
+
+COLUMNS = {"id_column": "n", "url_column": "u", "date_column": "d", "license_column": "l", "language_column": "g"}
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "parquet"])
+@pytest.mark.parametrize("archived", [True, False])
+def test_columns_are_told_by_the_parameters(tmp_path, format_, archived):
+    row = {"body": "a text", "n": 7, "u": "http://a", "d": "2020-01-02", "l": "MIT", "g": "de", "more": 1}
+    table, written = pl.DataFrame([row]), io.BytesIO()
+    table.write_parquet(written)
+    content = json.dumps(row).encode() if format_ == "jsonl" else written.getvalue()
+    files = {"a.zip": zipped({f"a.{format_}": content})} if archived else {f"a.{format_}": content}
+
+    ((_, found),) = found_in(tmp_path, files, text_column="body", **COLUMNS)
+
+    meta = {"id": "7", "url": "http://a"}
+    assert found == Record("a text", 0, license="MIT", date="2020-01-02", language="de", meta=meta)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 no parquet PAR1"])
+def test_broken_parquet_is_unreadable(tmp_path, content):
+    assert read(tmp_path, {"a.parquet": content}) == [("a.parquet", "!unreadable")]
+
+
+def test_rows_of_parquet_without_text_are_unreadable(tmp_path):
+    pl.DataFrame({"text": ["one", None, "three"]}).write_parquet(tmp_path / "a.parquet")
+
+    found = read(tmp_path, {})
+
+    assert found == [("a.parquet#0", "one"), ("a.parquet#1", "!no_text"), ("a.parquet#2", "three")]
+
+
+# ---- the web ----------------------------------------------------------------------------------------------
+
+PROSE = "This is the main content of a page, and it is long enough to be taken for it. " * 5
+PAGE = f"<html><head><title>A title</title></head><body><nav><a href=/>Home</a></nav><main><p>{PROSE}</p><ul><li>x</ul></main>"
+
+
+def test_the_main_content_of_a_page_is_taken_and_its_title(tmp_path):
+    ((_, found),) = found_in(tmp_path, {"a.html": PAGE.encode()})
+
+    assert isinstance(found, Record)
+    assert found.text.startswith(PROSE.strip())
+    assert "Home" not in found.text
+    assert found.meta == {"title": "A title"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<meta charset=iso-8859-1><p>déjà vu".encode("latin-1"),
+        "<meta charset=nonsense><p>déjà vu".encode(),
+        "\ufeff<p>déjà vu".encode("utf-8"),
+        "<p>déjà vu".encode(),
+    ],
+)
+def test_a_page_is_decoded_by_what_it_says_or_seems(tmp_path, content):
+    assert read(tmp_path, {"a.html": content}) == [("a.html", "déjà vu")]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\xff\xfe", b"<" * 5000, b"<div>" * 20_000])
+def test_no_page_is_an_exception(tmp_path, content):
+    assert len(read(tmp_path, {"a.html": content})) == 1
+
+
+def response(
+    number: int, body: bytes = PAGE.encode(), head: str = "200 OK\r\nContent-Type: text/html; charset=utf-8"
+) -> bytes:
+    http = f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a/{number}\r\nWARC-Date: 2024-05-06T07:08:09Z\r\n"
+        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
+    ).encode() + http + b"\r\n\r\n"  # fmt: skip
+
+
+def numbers_and_rules(found: list[tuple[str, Found]]) -> list[str]:
+    """`2` for the document of http://a/2, `!rule` for what is unreadable."""
+    return [f"!{it.rule}" if isinstance(it, Unreadable) else it.meta["url"][-1] for _, it in found]
+
+
+def test_html_answers_of_a_warc_are_documents_with_url_and_date(tmp_path):
+    warcinfo = response(9).replace(b"WARC-Type: response", b"WARC-Type: warcinfo")
+
+    found = found_in(tmp_path, {"a.warc.gz": b"".join(map(gzip.compress, (warcinfo, response(0), response(1))))})
+
+    assert [origin for origin, _ in found] == ["a.warc.gz#0", "a.warc.gz#1"]
+    assert found[0][1].text.startswith(PROSE.strip())
+    assert found[1][1].date == "2024-05-06T07:08:09Z"
+    assert found[1][1].meta == {"url": "http://a/1", "title": "A title"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        (response(1, head="404 Not Found\r\nContent-Type: text/html"), "!http_status"),
+        (response(1, b"{}", head="200 OK\r\nContent-Type: application/json"), "!not_html"),
+        (response(1, b"x" * 20_000), "!oversized"),
+        (response(1).replace(b"HTTP/1.1 200 OK", b"nonsense"), "!http_status"),
+    ],
+)
+def test_other_answers_are_unreadable_by_a_rule(tmp_path, bad, rule):
+    found = found_in(tmp_path, {"a.warc": response(0) + bad + response(2)}, max_document_bytes=10_000)
+
+    assert numbers_and_rules(found) == ["0", rule, "2"]
+
+
+def test_packed_answers_are_unpacked(tmp_path):
+    packed = response(0, gzip.compress(PAGE.encode()), "200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip")
+
+    ((_, found),) = found_in(tmp_path, {"a.warc": packed})
+
+    assert found.text.startswith(PROSE.strip())
+
+
+def test_an_unknown_charset_is_no_trouble(tmp_path):
+    page = response(0, head="200 OK\r\nContent-Type: text/html; charset=nonsense")
+
+    assert numbers_and_rules(found_in(tmp_path, {"a.warc": page})) == ["0"]
+
+
+def test_after_a_broken_record_the_rest_of_a_warc_is_read(tmp_path):
+    broken = b"WARC/what?\r\n\r\n"
+
+    found = found_in(tmp_path, {"a.warc": response(0) + broken + response(2) + response(3)})
+
+    assert numbers_and_rules(found) == ["0", "!unreadable", "2", "3"]
+    assert [origin for origin, _ in found] == [f"a.warc#{number}" for number in range(4)]
+
+
+def test_after_a_broken_member_the_rest_of_a_packed_warc_is_read(tmp_path):
+    members = [bytearray(gzip.compress(response(number))) for number in range(4)]
+    members[1][40:80] = bytes(40)
+
+    found = found_in(tmp_path, {"a.warc.gz": b"".join(members)})
+
+    assert numbers_and_rules(found) == ["0", "!unreadable", "2", "3"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_the_last_record_of_a_truncated_warc_is_unreadable(tmp_path, pack):
+    content = pack(response(0)) + pack(response(1))[:-60]
+
+    found = found_in(tmp_path, {"a.warc.gz": content})
+
+    assert numbers_and_rules(found) == ["0", "!truncated"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no warc at all" * 100, bytes(1000)])
+def test_what_is_no_warc_gives_no_document(tmp_path, content):
+    found = numbers_and_rules(found_in(tmp_path, {"a.warc": content}))
+
+    assert found in ([], ["!unreadable"])
+
+
+# ---- MediaWiki --------------------------------------------------------------------------------------------
+
+WIKI = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="de">
+  <siteinfo><namespaces><namespace key="0"/><namespace key="6">Datei</namespace></namespaces></siteinfo>
+  <page><title>Eins</title><ns>0</ns><id>11</id>
+    <revision><id>5</id><timestamp>2020-01-02T03:04:05Z</timestamp>
+      <text>[[Datei:A.jpg|thumb|Bild]] '''Eins''' ist &lt;b&gt;eine&lt;/b&gt; [[Zahl|kleine Zahl]].</text></revision></page>
+  <page><title>Uno</title><ns>0</ns><redirect title="Eins"/><revision><text>#REDIRECT [[Eins]]</text></revision></page>
+  <page><title>Diskussion:Eins</title><ns>1</ns><revision><text>Hallo</text></revision></page>
+  <page><title>Zwei</title><ns>0</ns><revision><text>Zwei ist mehr.</text></revision></page>
+</mediawiki>"""
+PAGES = ["Eins\n\nEins ist eine kleine Zahl.", "!redirect", "!namespace", "Zwei\n\nZwei ist mehr."]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("ending", ["", ".bz2", ".gz"])
+def test_articles_of_a_wiki_are_documents(tmp_path, encoding, ending):
+    found = found_in(tmp_path, {f"a.xml{ending}": PACKERS[ending](WIKI.encode(encoding))}, format="mediawiki")
+
+    assert [shown(each) for _, each in found] == PAGES
+    assert [origin for origin, _ in found] == [f"a.xml{ending}#{number}" for number in range(4)]
+    assert found[0][1].date == "2020-01-02T03:04:05Z"
+    assert found[0][1].meta == {"title": "Eins", "page": "11", "revision": "5"}
+
+
+@pytest.mark.parametrize("end", [-20, -200, -450])
+def test_pages_before_the_truncation_are_read(tmp_path, end):
+    found = [text for _, text in read(tmp_path, {"a.xml": WIKI.encode()[:end]}, format="mediawiki")]
+
+    assert found[-1] == "!broken_xml"
+    assert found[:-1] == PAGES[: len(found) - 1]
+    assert found[0] == PAGES[0]
+
+
+BOMB = """<!DOCTYPE mediawiki [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;"><!ENTITY c SYSTEM "file:///etc/passwd">]>
+<mediawiki><page><title>T</title><ns>0</ns><revision><text>&b;&c; end</text></revision></page></mediawiki>"""
+
+
+def test_entities_are_never_expanded(tmp_path):
+    (text,) = [text for _, text in read(tmp_path, {"a.xml": BOMB.encode()}, format="mediawiki")]
+
+    assert "aaa" not in text
+    assert "root" not in text
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        ("'''Bold''' and ''italic''", "Bold and italic"),
+        ("a {{b|{{c|d}}}} e", "a  e"),
+        ("a<ref>b {{c}}</ref> d<ref name=x /> e", "a d e"),
+        ("a [[b]] [[c|d]] [[e (f)|]]s", "a b d s"),
+        ("[[File:a.jpg|thumb|b [[c]] d]]e [[Category:F]] [[de:G]] [[:Category:H]]", "e   Category:H"),
+        ("{| class=x\n|-\n| a || {| \n| b\n|}\n|}\nc", "c"),
+        ("a [http://b c d] e", "a c d e"),
+        ("x<sup>2</sup> &lt; &amp; y<br/>z", "x2 < & yz"),
+        ("<!-- a -->b <math>c</math> d", "b  d"),
+        ("* a\n** b\n# c\n: d\n; e", "- a\n- b\n- c\nd\ne"),
+        ("== A ==\na\n=== B ===\n== C ==\n=== D ===\nd\n== E ==\n", "A\na\nC\nD\nd"),
+        ("Albedo ({{IPA|x}}) is __NOTOC__ ''{{lang|y}}'' z", "Albedo is   z"),
+        ("the ''Iliad'''s end", "the Iliad's end"),
+    ],
+)
+def test_wikitext_becomes_prose(wikitext, text):
+    assert wikitext_to_text(wikitext) == text
+
+
+# ---- JATS -------------------------------------------------------------------------------------------------
+
+LICENSE = '<license xlink:href="https://creativecommons.org/licenses/by/4.0/"><license-p>Open.</license-p></license>'
+ARTICLE = f"""<?xml version="1.0"?>
+<!DOCTYPE article PUBLIC "-//NLM//DTD X//EN" "http://127.0.0.1:9/never-fetched.dtd">
+<article xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML" article-type="research-article">
+<front><article-meta>
+  <article-id pub-id-type="doi">10.1/2</article-id><title-group><article-title>On <italic>Cats</italic></article-title></title-group>
+  <pub-date pub-type="collection"><month>4</month><year>2011</year></pub-date>
+  <pub-date pub-type="epub"><day>12</day><month>4</month><year>2011</year></pub-date>
+  <permissions>{LICENSE}</permissions>
+  <abstract><title>Summary</title><p>Cats sleep.</p></abstract></article-meta></front>
+<body><sec><title>Methods</title><p>We watched
+  them <xref>[1]</xref>, <mml:math><mml:mi>n</mml:mi><mml:mo>=</mml:mo><mml:mn>3</mml:mn></mml:math>
+  (<mml:math><mml:mfrac><mml:mn>1</mml:mn><mml:mn>2</mml:mn></mml:mfrac></mml:math>).
+  <list><list-item><p>One.</p></list-item></list>After.</p>
+  <fig><caption><p>A cat.</p></caption></fig><table-wrap><table><tr><td>7</td></tr></table></table-wrap></sec>
+  <sec><title>Only a figure</title><fig><caption><p>B</p></caption></fig></sec></body>
+<back><ref-list><ref>Somebody 1999</ref></ref-list></back></article>"""
+
+
+def test_an_article_is_its_title_abstract_and_body(tmp_path):
+    ((_, found),) = found_in(tmp_path, {"a.xml": ARTICLE.encode()}, format="jats")
+
+    assert found == Record(
+        "On Cats\n\nSummary\n\nCats sleep.\n\nMethods\n\nWe watched them [1], n=3 (). After.\n\nOne.",
+        license="CC-BY-4.0",
+        date="2011-04-12",
+        meta={"doi": "10.1/2", "title": "On Cats", "type": "research-article"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("license_", "name"),
+    [
+        ("<license><license-p>the Creative Commons Attribution License, which</license-p></license>", "CC-BY"),
+        ("<license><license-p>the Creative Commons CC0 dedication</license-p></license>", "CC0-1.0"),
+        ("<license><license-p>All rights reserved.</license-p></license>", None),
+        ("", None),
+    ],
+)
+def test_the_licence_is_the_articles_own(license_, name):
+    content = io.BytesIO(ARTICLE.replace(LICENSE, license_).encode())
+
+    (found,) = read_jats(content, "a.xml", ExtractParams())
+
+    assert isinstance(found, Record)
+    assert found.license == name
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (ARTICLE.encode()[:-30], "!broken_xml"),
+        (b"", "!broken_xml"),
+        (b"<html/>", "!not_an_article"),
+        (ARTICLE.encode() + b" " * 10_000, "!oversized"),
+        (b"<article>\xff</article>", "!broken_xml"),
+    ],
+)
+def test_what_is_no_article_is_unreadable(tmp_path, content, rule):
+    assert read(tmp_path, {"a.xml": content}, format="jats", max_document_bytes=9000) == [("a.xml", rule)]
+
+
+def test_an_article_without_anything_is_an_empty_text(tmp_path):
+    assert read(tmp_path, {"a.xml": b"<article/>"}, format="jats") == [("a.xml", "")]
