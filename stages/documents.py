@@ -7,6 +7,7 @@ A folder of a data stage holds numbered shards and a manifest:
 Shards of the same number are aligned: row i of the decisions is about row i of the documents.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -136,7 +137,8 @@ def describe(path: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     described = {"path": path.name, "bytes": path.stat().st_size, "sha256": digest}
     if path.suffix == ".parquet":
-        described["rows"] = int(pl.scan_parquet(path).select(pl.len()).collect().item())
+        with contextlib.suppress(pl.exceptions.PolarsError):  # a downloaded file may be broken; extract says so
+            described["rows"] = int(pl.scan_parquet(path).select(pl.len()).collect().item())
     return described
 
 

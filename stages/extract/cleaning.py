@@ -8,9 +8,7 @@ from stages.extract.params import LineRules
 NEWLINES = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Controls but tab and newline, the byte order mark, and halves of UTF-16 pairs, which UTF-8 can't write.
 FORBIDDEN = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
-TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
 MANY_BLANK_LINES = re.compile(r"\n{4,}")
-BLANK_EDGES = re.compile(r"\A(?:[^\S\n]*\n)+|\s+\Z")
 
 # Phrases of C4's code (Raffel et al. 2020), in lower case.
 POLICY = re.compile(r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
@@ -20,12 +18,19 @@ TERMINAL = (".", "!", "?", '"', "”", "…", "。", "！", "？")  # C4's, and 
 def clean_text(text: str) -> str:
     """`text` in NFC, lines ended by \\n, without control characters, trailing spaces and heaps of blank lines."""
     text = unicodedata.normalize("NFC", clean_code(text))
-    return BLANK_EDGES.sub("", MANY_BLANK_LINES.sub("\n\n\n", TRAILING_SPACE.sub("", text)))
+    lines = [line.rstrip() for line in text.split("\n")]
+    return MANY_BLANK_LINES.sub("\n\n\n", "\n".join(lines))
 
 
 def clean_code(text: str) -> str:
     """`text` with lines ended by \\n and without control characters; spaces and code points mean something in code."""
-    return BLANK_EDGES.sub("", FORBIDDEN.sub("", NEWLINES.sub("\n", text)))
+    return without_blank_edges(FORBIDDEN.sub("", NEWLINES.sub("\n", text)))
+
+
+def without_blank_edges(text: str) -> str:
+    """`text` from its first line that isn't blank to its last character that isn't."""
+    begin = len(text) - len(text.lstrip())
+    return text[text.rfind("\n", 0, begin) + 1 :].rstrip()
 
 
 def without_surrogates(text: str) -> str:

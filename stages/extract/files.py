@@ -207,8 +207,10 @@ def _tar_members(path: Path, params: ExtractParams) -> Iterator[Stream]:
     """The wanted files in a tar, in its own order: it can't be entered in the middle."""
     names = set()
     with path.open("rb") as file:
-        packed = decompressed(file, "zst") if path.name.lower().endswith(".zst") else file
-        with tarfile.open(fileobj=packed, mode="r|*") as archive:
+        compression = path.name.lower().rpartition(".")[2].replace("tgz", "gz")
+        # tarfile would take the end of truncated gzip for the end of the archive.
+        unpacked = decompressed(file, compression) if compression in COMPRESSIONS else file
+        with tarfile.open(fileobj=unpacked, mode="r|") as archive:
             for entry in archive:
                 if entry.isreg() and is_wanted_member(entry.name, params):
                     yield entry.name, partial(_open_tar_member, archive, entry, entry.name in names)

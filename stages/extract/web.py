@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import IO, Any
 
+import numpy as np
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
-from resiliparse.parse.html import HTMLTree
+from resiliparse.parse.html import HTMLTree, traverse_dom
 
 from stages.extract.params import ExtractParams
 from stages.extract.records import Found, Record, Unreadable, known, tried, unreadable
@@ -18,6 +19,10 @@ from stages.extract.records import Found, Record, Unreadable, known, tried, unre
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 GZIP_MEMBER, WARC_RECORD = b"\x1f\x8b\x08", b"WARC/1."
 SEARCH_BYTES = 1 << 20
+
+# Browsers show 512 levels. Finding the main content takes time by the square of the depth: 5 s for 10,000.
+MAX_DEPTH = 512
+MANY_TAGS = 10_000
 
 
 def read_html(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
@@ -31,10 +36,30 @@ def read_html(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[F
 
 
 def read_page(content: bytes, charset: str | None) -> tuple[str, str | None]:
-    """The main content of a page, lists and preformatted text as they stand, and its title."""
+    """The main content of a page, lists and preformatted text as they stand, and its title.
+
+    Raises:
+        ValueError: if the page is nested deeper than a browser would show it.
+    """
     encoding = map_encoding_to_html5(charset) if charset else detect_encoding(content, from_html_meta=True)
-    tree = HTMLTree.parse(bytes_to_str(content, encoding or "utf-8"))
+    html = bytes_to_str(content, encoding or "utf-8")
+    tree = HTMLTree.parse(html)
+    if may_be_deep(html) and tree.body is not None:
+        traverse_dom(tree.body, _refuse_deep, elements_only=True)
     return extract_plain_text(tree, main_content=True, alt_texts=False), tree.title
+
+
+def may_be_deep(html: str) -> bool:
+    """If a page might be nested deeper than MAX_DEPTH; to be sure costs more than to extract an ordinary page."""
+    marks = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
+    begins = np.flatnonzero(marks[:-1] == ord("<"))
+    depth = np.cumsum(np.where(marks[begins + 1] == ord("/"), -1, 1))
+    return len(begins) > MANY_TAGS or bool(depth.max(initial=0) > MAX_DEPTH)
+
+
+def _refuse_deep(context: Any) -> None:
+    if context.depth > MAX_DEPTH:
+        raise ValueError(f"elements are nested deeper than {MAX_DEPTH}")
 
 
 def read_warc(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:

@@ -33,6 +33,14 @@ def test_clean_text_is_clean(text):
     assert clean_text(clean_text(text)) == clean_text(text)
 
 
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize(
+    "text", [" " * 500_000 + "x", "\n" * 500_000 + "x", "x" + "\n " * 500_000 + "x", "\t\n" * 300_000]
+)
+def test_no_text_takes_long(text):
+    assert len(clean_text(text).strip()) < 10
+
+
 def test_code_keeps_its_spaces_blank_lines_and_code_points():
     code = "def f():  \n    return 'e\u0301'\n\n\n\n\nf()"
 
@@ -82,7 +90,7 @@ def test_no_line_may_be_left():
         ("THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG AND RUNS AWAY", "en"),
         ("Der schnelle braune Fuchs springt\nüber den faulen Hund.", "de"),
         ("Григорианският календар е съвременният календар, който се използва.", "bg"),
-        ("敏捷的棕色狐狸跳过了懒狗。", "zh"),
+        ("这是一个关于人工智能的中文句子，我们希望它能够被正确地识别。", "zh"),
     ],
 )
 def test_the_language_is_detected_with_a_probability(text, language):

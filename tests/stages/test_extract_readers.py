@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -131,7 +132,8 @@ def test_the_second_member_of_one_name_is_no_document_of_the_same_id(tmp_path):
         ("a.zip", zipped({"a.txt": b"a"})[:-20], ["!truncated"]),
         ("a.tar", b"no tar at all", ["!truncated"]),
         ("a.tar", b"", ["!truncated"]),
-        ("a.tar.gz", tarred([("a.txt", b"a" * 5000), ("b.txt", b"b" * 5000)], "w:gz")[:-30], None),
+        ("a.tar.gz", tarred([("a.txt", b"a"), ("b.txt", random.Random(0).randbytes(9999))], "w:gz")[:-5000], None),
+        ("a.tar.gz", tarred([("a.txt", b"a"), ("b.txt", b"b")], "w:gz")[:-12], None),
         ("a.txt.gz", gzip.compress(b"some text" * 100)[:-12], ["!truncated"]),
         ("a.txt.gz", b"no gzip", ["!unreadable"]),
         ("a.txt.bz2", bz2.compress(b"some text" * 100)[:-12], ["!truncated"]),
@@ -338,7 +340,8 @@ def test_rows_of_parquet_without_text_are_unreadable(tmp_path):
 # ---- the web ----------------------------------------------------------------------------------------------
 
 PROSE = "This is the main content of a page, and it is long enough to be taken for it. " * 5
-PAGE = f"<html><head><title>A title</title></head><body><nav><a href=/>Home</a></nav><main><p>{PROSE}</p><ul><li>x</ul></main>"
+NAVIGATION = "<nav><a href=/>Home</a></nav>"
+PAGE = f"<html><head><title>A title</title></head><body>{NAVIGATION}<main><p>{PROSE}</p><ul><li>x</ul></main>"
 
 
 def test_the_main_content_of_a_page_is_taken_and_its_title(tmp_path):
@@ -363,9 +366,24 @@ def test_a_page_is_decoded_by_what_it_says_or_seems(tmp_path, content):
     assert read(tmp_path, {"a.html": content}) == [("a.html", "déjà vu")]
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\xff\xfe", b"<" * 5000, b"<div>" * 20_000])
-def test_no_page_is_an_exception(tmp_path, content):
-    assert len(read(tmp_path, {"a.html": content})) == 1
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b"", ""),
+        (b"\0\xff\xfe", None),
+        (b"<" * 5000, None),
+        (b"<div>" * 400 + b"deep", "deep"),
+        (b"<div>" * 50_000 + b"too deep", "!unreadable"),
+        (b"<div></p>" * 50_000 + b"too deep", "!unreadable"),
+        (b"<p>flat" * 50_000, "\n\n".join(["flat"] * 50_000)),
+    ],
+)
+@pytest.mark.timeout(5)
+def test_no_page_takes_long_or_is_an_exception(tmp_path, content, shown):
+    ((origin, found),) = read(tmp_path, {"a.html": content})
+
+    assert origin == "a.html"
+    assert shown is None or found == shown
 
 
 def response(
@@ -400,7 +418,7 @@ def test_html_answers_of_a_warc_are_documents_with_url_and_date(tmp_path):
         (response(1, head="404 Not Found\r\nContent-Type: text/html"), "!http_status"),
         (response(1, b"{}", head="200 OK\r\nContent-Type: application/json"), "!not_html"),
         (response(1, b"x" * 20_000), "!oversized"),
-        (response(1).replace(b"HTTP/1.1 200 OK", b"nonsense"), "!http_status"),
+        (response(1).replace(b"HTTP/1.1 200 OK", b"nonsense is this"[:15]), "!http_status"),
     ],
 )
 def test_other_answers_are_unreadable_by_a_rule(tmp_path, bad, rule):
@@ -463,7 +481,8 @@ WIKI = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang=
   <siteinfo><namespaces><namespace key="0"/><namespace key="6">Datei</namespace></namespaces></siteinfo>
   <page><title>Eins</title><ns>0</ns><id>11</id>
     <revision><id>5</id><timestamp>2020-01-02T03:04:05Z</timestamp>
-      <text>[[Datei:A.jpg|thumb|Bild]] '''Eins''' ist &lt;b&gt;eine&lt;/b&gt; [[Zahl|kleine Zahl]].</text></revision></page>
+      <text>[[Datei:A.jpg|thumb|Bild]] '''Eins''' ist &lt;b&gt;eine&lt;/b&gt; [[Zahl|kleine Zahl]].</text>
+    </revision></page>
   <page><title>Uno</title><ns>0</ns><redirect title="Eins"/><revision><text>#REDIRECT [[Eins]]</text></revision></page>
   <page><title>Diskussion:Eins</title><ns>1</ns><revision><text>Hallo</text></revision></page>
   <page><title>Zwei</title><ns>0</ns><revision><text>Zwei ist mehr.</text></revision></page>
@@ -482,13 +501,13 @@ def test_articles_of_a_wiki_are_documents(tmp_path, encoding, ending):
     assert found[0][1].meta == {"title": "Eins", "page": "11", "revision": "5"}
 
 
-@pytest.mark.parametrize("end", [-20, -200, -450])
-def test_pages_before_the_truncation_are_read(tmp_path, end):
-    found = [text for _, text in read(tmp_path, {"a.xml": WIKI.encode()[:end]}, format="mediawiki")]
+@pytest.mark.parametrize(
+    ("until", "pages"), [("kleine", 0), ("Uno", 1), ("Diskussion", 2), ("Zwei", 3), ("</media", 4)]
+)
+def test_pages_before_the_truncation_are_read(tmp_path, until, pages):
+    found = read(tmp_path, {"a.xml": WIKI.partition(until)[0].encode()}, format="mediawiki")
 
-    assert found[-1] == "!broken_xml"
-    assert found[:-1] == PAGES[: len(found) - 1]
-    assert found[0] == PAGES[0]
+    assert [text for _, text in found] == [*PAGES[:pages], "!broken_xml"]
 
 
 BOMB = """<!DOCTYPE mediawiki [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;"><!ENTITY c SYSTEM "file:///etc/passwd">]>
@@ -506,17 +525,19 @@ def test_entities_are_never_expanded(tmp_path):
     ("wikitext", "text"),
     [
         ("'''Bold''' and ''italic''", "Bold and italic"),
-        ("a {{b|{{c|d}}}} e", "a  e"),
+        ("a {{b|{{c|d}}}} e", "a e"),
         ("a<ref>b {{c}}</ref> d<ref name=x /> e", "a d e"),
-        ("a [[b]] [[c|d]] [[e (f)|]]s", "a b d s"),
-        ("[[File:a.jpg|thumb|b [[c]] d]]e [[Category:F]] [[de:G]] [[:Category:H]]", "e   Category:H"),
-        ("{| class=x\n|-\n| a || {| \n| b\n|}\n|}\nc", "c"),
+        ("a [[b]] [[c|d]] [[e|f|g]]s", "a b d gs"),
+        ("[[File:a.jpg|thumb|b [[c]] d]]e [[Category:F]] [[de:G]] [[:Category:H]]", "e Category:H"),
+        ("{| class=x\n|-\n| a ||\n{|\n| b\n|}\n|}\nc", "c"),
         ("a [http://b c d] e", "a c d e"),
-        ("x<sup>2</sup> &lt; &amp; y<br/>z", "x2 < & yz"),
-        ("<!-- a -->b <math>c</math> d", "b  d"),
+        ("x<sup>2</sup> &lt; &amp; y<br/>z", "x2 < & y\nz"),
+        ("<!-- a -->b <math>c</math> d", "b d"),
         ("* a\n** b\n# c\n: d\n; e", "- a\n- b\n- c\nd\ne"),
         ("== A ==\na\n=== B ===\n== C ==\n=== D ===\nd\n== E ==\n", "A\na\nC\nD\nd"),
-        ("Albedo ({{IPA|x}}) is __NOTOC__ ''{{lang|y}}'' z", "Albedo is   z"),
+        ("Albedo ({{IPA|x}}) is __NOTOC__ ''{{lang|y}}'' z", "Albedo is z"),
+        ("{{convert|3|km|mi|0}} to {{lang|fr|''mot''}}", "3 km to mot"),
+        ("a\n\n{{b}}\n\nc", "a\n\nc"),
         ("the ''Iliad'''s end", "the Iliad's end"),
     ],
 )
@@ -524,14 +545,43 @@ def test_wikitext_becomes_prose(wikitext, text):
     assert wikitext_to_text(wikitext) == text
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "[http://a ",
+        "''",
+        "<b>",
+        "{{",
+        "[[",
+        "{|",
+        "\n{|",
+        "<ref>",
+        "<ref a",
+        "= a\n",
+        "=",
+        "<!--",
+        "(",
+        " ",
+        "*",
+        "<math>",
+    ],
+)
+@pytest.mark.timeout(5)
+def test_no_wikitext_takes_long(piece):
+    wikitext_to_text(piece * 50_000)
+    wikitext_to_text(f"= {piece * 50_000} x")
+
+
 # ---- JATS -------------------------------------------------------------------------------------------------
 
 LICENSE = '<license xlink:href="https://creativecommons.org/licenses/by/4.0/"><license-p>Open.</license-p></license>'
 ARTICLE = f"""<?xml version="1.0"?>
 <!DOCTYPE article PUBLIC "-//NLM//DTD X//EN" "http://127.0.0.1:9/never-fetched.dtd">
-<article xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML" article-type="research-article">
+<article xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML"
+  article-type="research-article">
 <front><article-meta>
-  <article-id pub-id-type="doi">10.1/2</article-id><title-group><article-title>On <italic>Cats</italic></article-title></title-group>
+  <article-id pub-id-type="doi">10.1/2</article-id>
+  <title-group><article-title>On <italic>Cats</italic></article-title></title-group>
   <pub-date pub-type="collection"><month>4</month><year>2011</year></pub-date>
   <pub-date pub-type="epub"><day>12</day><month>4</month><year>2011</year></pub-date>
   <permissions>{LICENSE}</permissions>
