@@ -8,6 +8,8 @@ from stages.extract.params import LineRules
 NEWLINES = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028\u2029]")
 # Controls but tab and newline, the byte order mark, and halves of UTF-16 pairs, which UTF-8 can't write.
 FORBIDDEN = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
+# Marks that the Unicode tables of Python 3.12 know and those of 3.11 don't.
+NEWER_MARKS = re.compile("([\U00010efd-\U00010eff\U00011f41\U00011f42\U0001e08f\U0001e4ec-\U0001e4ef])")
 MANY_BLANK_LINES = re.compile(r"\n{4,}")
 
 # Phrases of C4's code (Raffel et al. 2020), in lower case.
@@ -17,9 +19,13 @@ TERMINAL = (".", "!", "?", '"', "”", "…", "。", "！", "？")  # C4's, and 
 
 def clean_text(text: str) -> str:
     """`text` in NFC, lines ended by \\n, without control characters, trailing spaces and heaps of blank lines."""
-    text = unicodedata.normalize("NFC", clean_code(text))
-    lines = [line.rstrip() for line in text.split("\n")]
+    lines = [line.rstrip() for line in nfc(clean_code(text)).split("\n")]
     return MANY_BLANK_LINES.sub("\n\n\n", "\n".join(lines))
+
+
+def nfc(text: str) -> str:
+    """`text` in Unicode's normal form C, the same in every Python: marks that not all of them know are left alone."""
+    return "".join(unicodedata.normalize("NFC", part) for part in NEWER_MARKS.split(text))
 
 
 def clean_code(text: str) -> str:

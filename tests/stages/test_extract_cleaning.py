@@ -1,8 +1,10 @@
 """Clean-up, line rules and language: pure functions, on values."""
 
+import unicodedata
+
 import pytest
 
-from stages.extract.cleaning import apply_line_rules, clean_code, clean_text
+from stages.extract.cleaning import NEWER_MARKS, apply_line_rules, clean_code, clean_text
 from stages.extract.language import detect, programming_language
 from stages.extract.params import LineRules
 
@@ -31,6 +33,17 @@ def test_text_is_cleaned(text, clean):
 @pytest.mark.parametrize("text", ["a\r\n\r\n\r\n\r\n\r\nb \n", "e\u0301\x00 \u2029", "\n\n x \ud800 \n\n\n\n y"])
 def test_clean_text_is_clean(text):
     assert clean_text(clean_text(text)) == clean_text(text)
+
+
+def test_this_python_normalizes_as_every_other():
+    marks = [
+        chr(code)
+        for code in range(0x110000)
+        if unicodedata.combining(chr(code)) or unicodedata.normalize("NFD", chr(code)) != chr(code)
+    ]
+
+    hangul = 11_172  # decomposed by rule, not by table
+    assert len([mark for mark in marks if not NEWER_MARKS.match(mark)]) - hangul == 2969
 
 
 @pytest.mark.timeout(5)
