@@ -1,13 +1,51 @@
-# A working day: repro, test, check, bench. Everything runs in .venv, made from requirements.lock.
+# A working day: repro, test, check, bench. Everything runs in .venv, which is made from requirements.lock.
 PYTHON ?= python3
-BIN := .venv/bin
 # DVC runs a stage's command by the shell, which must find this python and no other.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+UNLOCKED := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+    nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+    nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
 
-NVIDIA := $(shell sed -n 's/^\(nvidia-[a-z0-9-]*\|cuda-[a-z]*\|triton\)==.*/--no-emit-package \1/p' requirements.lock)
+.PHONY: help setup repro test check format verify bench lock clean
 
-.PHONY: lock
-lock:  ## Resolve pyproject.toml anew into requirements.lock (needs uv).
-	uv pip compile --universal --python-version 3.11 --all-extras --no-header --no-annotate --upgrade \
-	    --no-emit-package triton $(foreach name,$(CUDA),--no-emit-package $(name)) \
-	    --output-file requirements.lock pyproject.toml
+help:  ## What can be made.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+setup: .venv/ready  ## Install everything, locked, into .venv.
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+repro: setup  ## Build what isn't up to date, and say what was made.
+	pedigree check
+	dvc repro
+	pedigree summary
+
+test: setup  ## All tests, on a tiny corpus, and the default build if it isn't there yet.
+	python -m pytest
+
+check: setup  ## Format, lint, types, import arrows.
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+format: setup  ## Mend what `make check` says of format and lint, where that can be done.
+	ruff format .
+	ruff check --fix .
+
+verify: setup  ## Build a second time, in a clean copy without a cache, and compare digests.
+	pedigree verify
+
+bench: setup  ## This program and its peers on the same work, in turn.
+	python -m benchmarks.rules
+
+lock:  ## Resolve pyproject.toml anew into requirements.lock (needs uv). torch brings its own CUDA packages.
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade --no-header --no-annotate \
+	    $(foreach name,$(UNLOCKED),--no-emit-package $(name)) --output-file requirements.lock pyproject.toml
+
+clean:  ## Remove work in progress: checkpoints, partial downloads, logs.
+	rm -rf scratch logs dvc_plots

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TypeVar
 
 from stages.params import Refusal
@@ -34,13 +35,16 @@ def run(main: Callable[[], None]) -> None:
         main()
     except Refusal as refusal:
         sys.exit(_refuse(str(refusal)))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT):
+    except Exception as error:
+        if not is_full_disk(error):
             raise
-        advice = (
-            "free some space and run again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend it and run again"
-        )
-        sys.exit(_refuse(f"{error.filename or 'a file'}: {error.strerror}; {advice}, nothing is half-written"))
+        name = getattr(error, "filename", None) or Path.cwd()
+        sys.exit(_refuse(f"{name}: No space left on device; free some and run again, nothing is half-written"))
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether `error` says that the disk is full. Polars and safetensors say so in words only."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in str(error)
 
 
 def _refuse(sentence: str) -> int:

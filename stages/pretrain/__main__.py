@@ -58,11 +58,11 @@ class Trainer:
         tokenizer, separator = load_tokenizer(TOKENIZER)
         self.params, self.accelerator = params, accelerator
         self.vocabulary = tokenizer.get_vocab_size()
+        self.mask = load_mask_token(TOKENIZER) if params.objective == "masked" else None
         self.streams = batches.open_streams(source_folders(Path("data/tokenize")))
         self.order: Order = batches.order_of(self.streams, mixture, params)
         self.config: PretrainedConfig = build_config(params, self.vocabulary, separator)
         self.model: nn.Module = build_model(self.config, params)
-        self.mask = load_mask_token(TOKENIZER) if params.objective == "masked" else None
         self.optimizers: list[Optimizer] = build_optimizers(self.model, params.optimizer)
         self.losses: list[float] = []
         self.wrapped: nn.Module = accelerator.prepare_model(self.model)
