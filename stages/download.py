@@ -271,29 +271,25 @@ def download_file(name: str, url: str, sha256: str | None, folder: Path) -> None
     """
     path = kept(sha256) if sha256 else None
     if path is None or not (path.is_file() and digest_of(path) == sha256):
-        fetched = patiently(lambda: fetch(url), url)
+        fetched = patiently(lambda: fetch(url, folder.name), url)
         if sha256 and (found := digest_of(fetched)) != sha256:
             fetched.unlink()
             raise Refusal(f"{url}: sha256 is {found}, pinned is {sha256}; it is truncated or another file, mend either")
-        path = publish_as(fetched, path) if path else fetched
+        if path:
+            publish(fetched, path)
+        path = path or fetched
     place(path, folder / name)
 
 
-def publish_as(partial: Path, path: Path) -> Path:
-    """`path`, after `partial` was renamed to it."""
-    publish(partial, path)
-    return path
-
-
-def fetch(url: str) -> Path:
-    """The whole file at `url`, in scratch; what is there of it already isn't asked for again.
+def fetch(url: str, source: str) -> Path:
+    """The whole file at `url`, in scratch; what `source` has there of it already isn't asked for again.
 
     Raises:
         Refusal: if there is no such file, or it may not be read.
         Interrupted: if it broke off.
     """
     filesystem, remote, info = asked(lambda: look_up(url), url)
-    part = settings().scratch / "download" / f"{version_of(url, info)}.part"
+    part = settings().scratch / "download" / source / f"{version_of(url, info)}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.touch()
     begin, wanted = part.stat().st_size, info.get("size")
