@@ -21,6 +21,7 @@ USER_ERROR = 2
 COME_AGAIN = 75  # EX_TEMPFAIL: a stage that was preempted, and has saved what it had
 BURST = 5  # lines passed on per look at the log; the rest is in the file
 LOOK_EVERY_SECONDS = 0.5
+END_BYTES = 1 << 16
 GRACE_SECONDS = 30.0
 
 # What dvc itself says, and the flow says shorter, if at all.
@@ -77,12 +78,10 @@ class Children:
         begin, log = time.monotonic(), log_path(stage, root)
         with self._dvc(["--wait-for-lock", "repro", "--single-item", stage], root, log) as child:
             follow(child, log, tell)
-        output = log.read_text(encoding="utf-8", errors="replace")
-        if self.stopping:
-            raise Stopped(f"{stage}: stopped")
-        if child.returncode:
-            raise why_failed(stage, output, log)
-        return Ended(stage, _outcome(stage, output), time.monotonic() - begin)
+        output = end_of(log)
+        if not child.returncode:
+            return Ended(stage, _outcome(stage, output), time.monotonic() - begin)
+        raise Stopped(f"{stage}: stopped") if self.stopping else why_failed(stage, output, log)
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """Have every stage end itself, wait for it, and kill what is left after `grace` seconds."""
@@ -158,6 +157,13 @@ def _tell_some(lines: list[str], log: Path, tell: Tell) -> None:
         tell(f"({len(lines) - BURST} more lines in {log})")
     for line in lines[-BURST:]:
         tell(line.rstrip())
+
+
+def end_of(log: Path) -> str:
+    """The last of what a stage said; a training that took weeks said more than fits into memory."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - END_BYTES))
+        return file.read().decode("utf-8", errors="replace")
 
 
 def why_failed(stage: str, output: str, log: Path) -> Exception:

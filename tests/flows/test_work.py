@@ -29,7 +29,7 @@ def test_stages_run_after_those_they_wait_for_and_beside_the_others(diamond):
     diamond.fate("left", "right")
     diamond.fate("right", "left")
 
-    build = build_locally()
+    build = build_locally(["bottom"])
 
     assert set(outcomes(build).values()) == {"ran"}  # left and right too, which waited for each other
     assert diamond.times("top")[1] <= min(diamond.times("left")[0], diamond.times("right")[0])
@@ -37,8 +37,8 @@ def test_stages_run_after_those_they_wait_for_and_beside_the_others(diamond):
 
 
 def test_only_what_changed_runs_again_and_what_follows_is_asked(diamond):
-    build_locally()
-    assert set(outcomes(build_locally()).values()) == {"cached"}
+    build_locally(["bottom"])
+    assert set(outcomes(build_locally(["bottom"])).values()) == {"cached"}
 
     diamond.change("left", "something else")
 
@@ -46,7 +46,7 @@ def test_only_what_changed_runs_again_and_what_follows_is_asked(diamond):
         "top": "cached", "left": "ran", "right": "cached", "bottom": "ran",
     }  # fmt: skip
     diamond.change("left", "left")  # as it was: in the run-cache
-    assert outcomes(build_locally())["left"] == "restored"
+    assert outcomes(build_locally(["left"]))["left"] == "restored"
 
 
 def test_a_refusal_is_its_own_sentence_and_stops_only_what_follows(diamond, caplog):
