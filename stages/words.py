@@ -29,6 +29,11 @@ MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
 @cache
+def _all_characters() -> str:
+    return "".join(map(chr, range(UNICODE)))
+
+
+@cache
 def character_class(pattern: str) -> Bools:
     """Whether each code point matches `pattern`, a character class; shape (0x110000,).
 
@@ -36,7 +41,7 @@ def character_class(pattern: str) -> Bools:
     and not on the Python at hand.
     """
     table = np.zeros(UNICODE, bool)
-    for run in regex.finditer(f"(?:{pattern})+", "".join(map(chr, range(UNICODE)))):
+    for run in regex.finditer(f"(?:{pattern})+", _all_characters()):
         table[run.start() : run.end()] = True
     return table
 
