@@ -8,6 +8,7 @@ agrees within TOLERANCE.
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from stages.params import Refusal
 DATA = ("download", "extract", "filter", "dedup", "tokenizer", "tokenize")
 MODEL = ("pretrain",)
 TOLERANCE = 0.02  # of bits per byte, relative; docs/reproducibility.md says where it comes from
+LOCK = "dvc.lock"
 EVALUATION = "metrics/evaluate.json"
 
 
@@ -66,15 +68,37 @@ def read_outs(root: Path) -> dict[str, Out]:
     Raises:
         Refusal: if there is no dvc.lock, or it isn't one.
     """
-    path = root / "dvc.lock"
+    path = root / LOCK
     try:
-        stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-        outs = [Out(name, out["path"], out["md5"]) for name, stage in stages.items() for out in stage.get("outs", [])]
+        return parse_outs(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Refusal(f"{path} is missing: there is no build to compare; run `dvc repro` first") from None
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise Refusal(f"{path} is not a dvc.lock ({error!r}); restore it from git") from None
+
+
+def parse_outs(lock: str) -> dict[str, Out]:
+    """Every out that the text of a dvc.lock lists, by path, in its order."""
+    stages = yaml.safe_load(lock)["stages"]
+    outs = [Out(name, out["path"], out["md5"]) for name, stage in stages.items() for out in stage.get("outs", [])]
     return {out.path: out for out in outs}
+
+
+def beside_commit(root: Path) -> str:
+    """How the build in `root` compares with the dvc.lock that is committed there, in a sentence."""
+    shown = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], cwd=root, capture_output=True, text=True, check=False)
+    if shown.returncode:
+        return "There is no committed dvc.lock to compare with."
+    ours, theirs = read_outs(root), parse_outs(shown.stdout)
+    differ = {out.grade for path, out in ours.items() if path not in theirs or theirs[path].md5 != out.md5}
+    if not differ:
+        return "Grade reached: model. Every digest is that of the committed dvc.lock."
+    if "data" not in differ:
+        return (
+            "Grade reached: data. Every data digest is that of the committed dvc.lock; the model's differ, "
+            "as expected on another kind of processor or with other training parameters (docs/reproducibility.md)."
+        )
+    return "This is another build than the committed dvc.lock: its data differ (`git diff dvc.lock` says where)."
 
 
 def compare(first: Path, second: Path, data_only: bool = False) -> list[Compared]:

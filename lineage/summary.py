@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from lineage.builds import LOCK, beside_commit
 from stages.params import Refusal, source_names
 
 PLACES = {
@@ -68,6 +69,7 @@ class Summary:
     evaluate: dict[str, Any]
     samples: list[dict[str, Any]]
     places: dict[str, str]
+    grade: str = ""  # how the build compares with the committed one
 
 
 def read_summary(root: Path = Path()) -> Summary:
@@ -86,6 +88,7 @@ def read_summary(root: Path = Path()) -> Summary:
         evaluate=_json(root / "metrics/evaluate.json") or {},
         samples=_json(root / "models/samples.json") or [],
         places={what: place for what, place in PLACES.items() if (root / place.split()[0]).exists()},
+        grade=beside_commit(root) if (root / LOCK).exists() else "",
     )
 
 
@@ -156,6 +159,8 @@ def show(summary: Summary, console: Console) -> None:
     console.print("\nWhere it lies", style="bold")
     for what, place in summary.places.items():
         console.print(f"  {what:<18} {place}")
+    if summary.grade:
+        console.print(f"\n{summary.grade}")
 
 
 def plain(text: str) -> str:

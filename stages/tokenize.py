@@ -22,8 +22,7 @@ from stages.documents import (
 )
 from stages.params import Refusal, StageParams, load_params
 from stages.process import log, map_shards, run
-from stages.tokenizer import load_tokenizer
-from stages.tokens import SIDECAR_SCHEMA, largest_token, write_tokens
+from stages.tokens import SIDECAR_SCHEMA, largest_token, load_tokenizer, write_tokens
 
 TOKENIZER = Path("models/tokenizer")
 

@@ -8,7 +8,6 @@ until the source's share of it is full. An existing tokenizer can be named inste
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -135,38 +134,6 @@ def save(tokenizer: Tokenizer, folder: Path, params: TokenizerParams) -> None:
         {**special, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False},
     )
     write_json(folder / "special_tokens_map.json", special)
-
-
-def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
-    """The tokenizer in `folder`, and the id of its separator.
-
-    Text that spells a special token is encoded as the text that it is.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        separator = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["eos_token"]
-        token = tokenizer.get_vocab()[separator]
-    except Exception as error:  # tokenizers raises bare Exception
-        raise Refusal(
-            f"{folder}/tokenizer.json can't be read ({error}); remove {folder} and run `dvc repro` to make it again"
-        ) from error
-    tokenizer.encode_special_tokens = True
-    return tokenizer, token
-
-
-def load_mask_token(folder: Path) -> int:
-    """The id of the mask token of the tokenizer in `folder`.
-
-    Raises:
-        Refusal: if it has none.
-    """
-    token = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("mask_token")
-    if token is None:
-        raise Refusal(
-            "params.yaml: pretrain.objective is masked, but the tokenizer has no mask token; "
-            "set tokenizer.mask_token, for instance to <|mask|>"
-        )
-    return load_tokenizer(folder)[0].get_vocab()[token]
 
 
 def main() -> None:

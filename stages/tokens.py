@@ -1,4 +1,4 @@
-"""Token shards: Megatron-core indexed datasets, and a sidecar that says whose each token is.
+"""Tokens: the tokenizer that makes them, and the shards that hold them, with whose each token is.
 
     tokens-00000.bin  tokens-00000.idx  documents-00000.parquet  …  manifest.json
 
@@ -7,6 +7,7 @@ separator; the .idx is Megatron-core's index (megatron/core/datasets/indexed_dat
 Megatron-LM, NeMo and GPT-NeoX can train from it. The sidecar has SIDECAR_SCHEMA.
 """
 
+import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from stages.documents import publish, shard_name, shard_paths
 from stages.params import Refusal
@@ -110,3 +112,35 @@ class TokenStream:
             parts.append(np.asarray(part, dtype=np.int64))
             begin, number = begin + len(part), number + 1
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
+    """The tokenizer in `folder`, and the id of its separator.
+
+    Text that spells a special token is encoded as the text that it is.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        separator = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["eos_token"]
+        token = tokenizer.get_vocab()[separator]
+    except Exception as error:  # tokenizers raises bare Exception
+        raise Refusal(
+            f"{folder}/tokenizer.json can't be read ({error}); remove {folder} and run `dvc repro` to make it again"
+        ) from error
+    tokenizer.encode_special_tokens = True
+    return tokenizer, token
+
+
+def load_mask_token(folder: Path) -> int:
+    """The id of the mask token of the tokenizer in `folder`.
+
+    Raises:
+        Refusal: if it has none.
+    """
+    token = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("mask_token")
+    if token is None:
+        raise Refusal(
+            "params.yaml: pretrain.objective is masked, but the tokenizer has no mask token; "
+            "set tokenizer.mask_token, for instance to <|mask|>"
+        )
+    return load_tokenizer(folder)[0].get_vocab()[token]

@@ -23,7 +23,7 @@ from stages.evaluate.params import EvaluateParams, SamplesParams
 from stages.evaluate.references import reference_bits
 from stages.params import Refusal, load_mixture, load_params
 from stages.process import die_with_parent, log, progress, run
-from stages.tokenizer import load_mask_token, load_tokenizer
+from stages.tokens import load_mask_token, load_tokenizer
 
 BASE = Path("models/base")
 CHECKPOINTS = Path("models/checkpoints")

@@ -42,7 +42,7 @@ from stages.pretrain.optimizer import build_optimizers, rate_factor, set_rates
 from stages.pretrain.params import PretrainParams
 from stages.process import REPORT_EVERY_SECONDS, log, run
 from stages.settings import settings
-from stages.tokenizer import load_mask_token, load_tokenizer
+from stages.tokens import load_mask_token, load_tokenizer
 
 TOKENIZER = Path("models/tokenizer")
 ROOM = Path(__file__).resolve().parents[1]

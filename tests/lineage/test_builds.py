@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lineage.builds import DATA, MODEL, compare, evaluations_agree, first_difference, print_verdict, read_outs, verdict
+from lineage.builds import DATA, MODEL, beside_commit, compare, evaluations_agree, first_difference, print_verdict, read_outs, verdict
 from stages.params import Refusal
 
 EVALUATION = {"bits_per_byte": {"model": 1.5}, "sources": {"wiki": {"model": 1.5}}}
@@ -118,3 +119,32 @@ def test_what_is_no_dvc_lock_is_refused(tmp_path, text, sentence):
 
     with pytest.raises(Refusal, match=sentence):
         read_outs(tmp_path)
+
+
+def commit(root):
+    for command in (
+        ["init", "--quiet"],
+        ["add", "dvc.lock"],
+        ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=root, check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, "Grade reached: model."),
+        ({"weights": b"others"}, "Grade reached: data."),
+        ({"shard": b"others"}, "This is another build than the committed dvc.lock"),
+    ],
+)
+def test_a_build_is_compared_with_the_committed_one(tmp_path, change, sentence):
+    root = make_build(tmp_path / "root")
+    commit(root)
+    (root / "dvc.lock").write_bytes((make_build(tmp_path / "other", **change) / "dvc.lock").read_bytes())
+
+    assert beside_commit(root).startswith(sentence)
+
+
+def test_without_a_commit_there_is_nothing_to_compare_with(first):
+    assert "no committed dvc.lock" in beside_commit(first)

@@ -11,11 +11,10 @@ from stages.tokenizer import (
     TokenizerParams,
     choose,
     load_existing,
-    load_mask_token,
-    load_tokenizer,
     save,
     train,
 )
+from stages.tokens import load_mask_token, load_tokenizer
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "naïve café, 你好 🙂"] * 20
 SEPARATOR = "<|endoftext|>"

@@ -1,0 +1,56 @@
+"""The default build, made once: what the README promises of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import ROOT
+
+from lineage.builds import beside_commit
+from lineage.summary import Summary, read_summary
+
+pytestmark = [pytest.mark.default_build, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    """The default build, which is made if it isn't there."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["dvc", "repro"], cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return read_summary(ROOT)
+
+
+def test_every_data_digest_is_the_committed_one(summary):
+    assert beside_commit(ROOT).startswith("Grade reached: ")
+
+
+def test_every_document_has_a_fate(summary):
+    assert len(summary.sources) == 6
+    assert [source.unaccounted for source in summary.sources] == [0] * 6
+
+
+def test_filters_and_dedup_have_work_to_do(summary):
+    filtered = sum(sum((source.filtered or {}).values()) for source in summary.sources)
+    duplicates = sum(sum((source.duplicates or {}).values()) for source in summary.sources)
+
+    assert filtered > 500
+    assert duplicates > 50
+
+
+def test_the_model_beats_every_reference_but_the_one_that_holds_the_training_text(summary):
+    scores = summary.evaluate["bits_per_byte"]
+
+    assert scores["model"] < min(scores["untrained"], scores["order2"], scores["xz"])
+
+
+def test_the_curve_over_checkpoints_falls(summary):
+    rows = (ROOT / "plots/checkpoints.csv").read_text(encoding="utf-8").split()[1:]
+    scores = [float(row.split(",")[1]) for row in rows]
+
+    assert len(scores) >= 3
+    assert scores[-1] == min(scores)

@@ -1,0 +1,133 @@
+"""The project is true to its own description."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import grimp
+import pytest
+import yaml
+from tiny import ROOT
+
+from flows.check import SOURCE_MODELS, STAGE_MODELS
+
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+STAGES = list(PIPELINE)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def body(stage: str) -> dict[str, object]:
+    """What dvc.yaml says of `stage`; of one that is there for each source, of any of them."""
+    return PIPELINE[stage].get("do", PIPELINE[stage])
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph("stages", cache_dir=None)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_all_code_that_it_imports(imports, stage):
+    own = {module for module in imports.modules if f"{module}.".startswith(f"stages.{stage}.")}
+    needed = own | {module for start in own for module in imports.find_upstream_modules(start)}
+    dependencies = body(stage)["deps"]
+
+    for module in needed - {"stages"}:
+        path = Path(*module.split("."))
+        covered = [*path.parents, path, path.with_suffix(".py")]
+        assert any(str(each) in dependencies for each in covered), f"{stage} imports {module}: add it to its deps"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_that_a_stage_depends_on_exists_and_is_imported(imports, stage):
+    own = {module for module in imports.modules if f"{module}.".startswith(f"stages.{stage}.")}
+    needed = own | {module for start in own for module in imports.find_upstream_modules(start)}
+
+    for dependency in body(stage)["deps"]:
+        if dependency.startswith("stages/"):
+            module = dependency.removesuffix(".py").replace("/", ".")
+            assert (ROOT / dependency).exists()
+            assert any(f"{each}.".startswith(f"{module}.") for each in needed), f"{stage} doesn't import {module}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_executed_without_a_shell_and_by_its_module(stage):
+    assert re.fullmatch(rf"exec python -m stages\.{stage}( \$\{{key\}})?", body(stage)["cmd"])
+
+
+def test_no_out_is_kept_between_runs_or_out_of_the_cache():
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+
+    assert not re.search(r"persist:|cache: *false|always_changed:", text)
+
+
+def test_every_stage_has_its_params_checked():
+    assert {"download", *SOURCE_MODELS, *STAGE_MODELS} == set(STAGES)
+
+
+def tree() -> list[str]:
+    """The paths in the README's tree."""
+    block = README.split("## The tree")[1].split("```")[1]
+    return [line.split()[0] for line in block.splitlines() if line.strip()]
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return listed.splitlines()
+
+
+def test_every_path_in_the_readmes_tree_exists():
+    for path in tree():
+        assert (ROOT / path).exists(), path
+
+
+def test_every_module_stands_in_the_readmes_tree():
+    rooms = ("stages/", "flows/", "lineage/", "infra/", "benchmarks/")
+    modules = [path for path in tracked() if path.startswith(rooms) and not path.endswith("__init__.py")]
+
+    assert modules
+    for path in modules:
+        assert any(path == each or (each.endswith("/") and path.startswith(each)) for each in tree()), path
+
+
+def commands() -> list[str]:
+    """The commands in the README's shell blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith(("git clone", "cd ", "#"))]
+
+
+SEEN_ELSEWHERE = {
+    "make repro",  # tests/test_default_build.py
+    "make test",  # this
+    "make verify",  # as long as two builds; pedigree verify is in tests/pipeline
+    "make bench",  # minutes; installs its peers
+    "make check",  # CI
+}
+
+
+@pytest.mark.parametrize("command", sorted({line for line in commands() if line not in SEEN_ELSEWHERE}))
+def test_every_command_of_the_readme_runs(copy, command):
+    (copy.folder / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
+
+    done = copy.run("sh", "-c", command)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", sorted(SEEN_ELSEWHERE & set(commands())))
+def test_every_make_target_of_the_readme_exists(command):
+    done = subprocess.run(["make", "--dry-run", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_here_names_a_machine_or_a_host():
+    pattern = re.compile("/" + "work/|/" + "root/|" + "py" + r"pi\.org|registry\.npm" + "js")
+    for path in tracked():
+        try:
+            text = (ROOT / path).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        assert not pattern.search(text), path
