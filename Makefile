@@ -25,7 +25,7 @@ repro: setup  ## Build what isn't up to date, and say what was made.
 	pedigree summary
 
 test: setup  ## All tests, on a tiny corpus, and the default build if it isn't there yet.
-	python -m pytest
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## Format, lint, types, import arrows.
 	ruff format --check .
@@ -44,7 +44,7 @@ bench: setup  ## This program and its peers on the same work, in turn.
 	python -m benchmarks.rules
 
 lock:  ## Resolve pyproject.toml anew into requirements.lock (needs uv). torch brings its own CUDA packages.
-	uv pip compile --quiet --universal --python-version 3.11 --all-extras --upgrade --no-header --no-annotate \
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
 	    $(foreach name,$(UNLOCKED),--no-emit-package $(name)) --output-file requirements.lock pyproject.toml
 
 clean:  ## Remove work in progress: checkpoints, partial downloads, logs.
