@@ -85,6 +85,18 @@ def summary(json: Json = False) -> None:
 
 
 @app.command()
+def draw(folder: Annotated[Path, typer.Argument(help="Where to.")] = Path("docs/pictures")) -> None:
+    """Draw the build as SVG: its stages, the loss of its training, its bits per byte.
+
+    Example: pedigree draw /tmp/pictures
+    """
+    from lineage.pictures import write_pictures
+
+    for path in write_pictures(folder):
+        print(path)
+
+
+@app.command()
 def verify(
     data_only: Annotated[bool, typer.Option("--data-only", help="Leave the model out.")] = False,
     keep: Annotated[Path | None, typer.Option("--keep", help="Build in this new folder, and leave it.")] = None,
