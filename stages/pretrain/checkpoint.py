@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -166,17 +165,3 @@ def _set_optimizer_tensors(optimizers: list[Optimizer], tensors: dict[str, Tenso
     for optimizer, state in zip(optimizers, states, strict=True):
         # The groups are those of the params: a learning rate is never read out of a checkpoint.
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        Refusal: if it can't be read.
-    """
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise Refusal(
-            f"{path} can't be read ({error}); remove its folder and run `dvc repro` to make it again"
-        ) from error
