@@ -25,8 +25,12 @@ from stages.params import Refusal, source_names
 
 INK, MUTED, GRID, MODEL, PALE, CARD = "#1f2933", "#5b6673", "#e3e7ec", "#2563eb", "#a9c4f5", "#ffffff"
 LANES = ("#0f766e", "#b45309", "#7c3aed")
-MARKERS = {"untrained": ("circle", "#8a94a0"), "order2": ("square", "#b45309"), "xz": ("diamond", "#0f766e")}
-MARKERS["xz_primed"] = ("triangle", "#7c3aed")
+MARKERS = {
+    "untrained": ("circle", "#8a94a0"),
+    "order2": ("square", "#b45309"),
+    "xz": ("diamond", "#0f766e"),
+    "xz_primed": ("triangle", "#7c3aed"),
+}
 MOST_POINTS = 1500
 
 Point = tuple[float, float]
@@ -388,9 +392,7 @@ def draw_all(root: Path = Path()) -> dict[str, str]:
     """
     boxes = read_boxes(_text(root / "dvc.yaml", "restore it from git"))
     return {
-        "dag.svg": draw_dag(
-            read_boxes(_text(root / "dvc.yaml", "restore it from git")), source_names(root / "params.yaml")
-        ),
+        "dag.svg": draw_dag(boxes, source_names(root / "params.yaml")),
         "loss.svg": draw_loss(read_curve(root / "plots/loss.csv")),
         "bits_per_byte.svg": draw_bits_per_byte(*read_scores(root / "metrics/evaluate.json")),
     }
