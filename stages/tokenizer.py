@@ -25,8 +25,8 @@ BYTES = 256
 class ExistingTokenizer(StageParams):
     """A tokenizer that isn't trained here: a local folder or a Hugging Face repository, pinned."""
 
-    name: str
-    revision: str | None = None
+    name: str = Field(description="a local folder, or a repository of the Hugging Face hub")
+    revision: str | None = Field(None, description="commit or tag of the repository")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of its tokenizer.json")
 
 
@@ -35,7 +35,7 @@ class TokenizerParams(StageParams):
 
     vocabulary: int | None = Field(None, ge=BYTES + 1, description="tokens, the separator included")
     sample_bytes: int = Field(8_000_000, ge=1, description="UTF-8 bytes of text to train on, over all sources")
-    seed: int = 0
+    seed: int = Field(0, description="of the choice of documents to train on")
     separator: str = Field("<|endoftext|>", min_length=1, description="the token that ends each document")
     mask_token: str | None = Field(None, min_length=1, description="what hides a token; for the masked objective")
     existing: ExistingTokenizer | None = None

@@ -8,10 +8,10 @@ from stages.params import StageParams
 class SamplesParams(StageParams):
     """Text that the model writes: each prompt once greedily, once drawn at `temperature`."""
 
-    prompts: tuple[str, ...] = ()
-    tokens: int = Field(64, ge=1)
-    temperature: float = Field(0.8, gt=0)
-    seed: int = 0
+    prompts: tuple[str, ...] = Field((), description="how each text begins")
+    tokens: int = Field(64, ge=1, description="how many are written after a prompt")
+    temperature: float = Field(0.8, gt=0, description="of the drawn text")
+    seed: int = Field(0, description="of the drawn text")
 
 
 class EvaluateParams(StageParams):

@@ -28,10 +28,10 @@ class ExtractParams(StageParams):
     shard_bytes: int = Field(64 << 20, ge=1, description="input bytes that are grouped into one shard")
     max_document_bytes: int = Field(10_000_000, ge=1, description="a longer record, or text, is dropped")
     text_column: str = Field("text", description="of jsonl and parquet, as are those that follow")
-    id_column: str | None = None
-    url_column: str | None = None
-    date_column: str | None = None
-    license_column: str | None = None
+    id_column: str | None = Field(None, description="kept in meta; a document's own id doesn't depend on it")
+    url_column: str | None = Field(None, description="kept in meta")
+    date_column: str | None = Field(None, description="of the document, ISO 8601")
+    license_column: str | None = Field(None, description="goes before `license`")
     language_column: str | None = Field(None, description="instead of detecting the language")
     verbatim: bool = Field(False, description="keep spaces and code points as they are; format code always does")
     lines: LineRules = LineRules()

@@ -10,19 +10,19 @@ from stages.params import StageParams
 class AdamWParams(StageParams):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) for all parameters."""
 
-    name: Literal["adamw"] = "adamw"
-    learning_rate: float = Field(3e-3, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
+    name: Literal["adamw"] = Field("adamw", description="this optimizer")
+    learning_rate: float = Field(3e-3, gt=0, description="at its peak")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
+    beta2: float = Field(0.95, ge=0, lt=1, description="decay of the mean of their squares")
     weight_decay: float = Field(0.1, ge=0, description="of matrices; vectors don't decay")
 
 
 class MuonParams(StageParams):
     """Muon (Jordan et al. 2024) for the matrices inside the model, AdamW for embeddings and vectors."""
 
-    name: Literal["muon"] = "muon"
-    learning_rate: float = Field(0.02, gt=0)
-    momentum: float = Field(0.95, ge=0, lt=1)
+    name: Literal["muon"] = Field("muon", description="this optimizer")
+    learning_rate: float = Field(0.02, gt=0, description="at its peak")
+    momentum: float = Field(0.95, ge=0, lt=1, description="decay of the mean of gradients")
     weight_decay: float = Field(0.0, ge=0, description="of what Muon trains")
     adamw: AdamWParams = Field(AdamWParams(weight_decay=0.0), description="for the rest")
 
@@ -34,29 +34,29 @@ class ScheduleParams(StageParams):
     arXiv:2404.06395, section 4); `cosine` falls from the end of the warm-up on (arXiv:1608.03983).
     """
 
-    shape: Literal["wsd", "cosine"]
-    warmup_steps: int = Field(0, ge=0)
+    shape: Literal["wsd", "cosine"] = Field(description="wsd: hold the peak, then fall; cosine: fall from it")
+    warmup_steps: int = Field(0, ge=0, description="steps of the rise to the peak")
     decay: float = Field(0.2, gt=0, le=1, description="share of the steps; wsd only")
-    final: float = Field(0.0, ge=0, le=1)
+    final: float = Field(0.0, ge=0, le=1, description="share of the peak that is left at the end")
 
 
 class PretrainParams(StageParams):
     """The model, its objective, and the budget in tokens."""
 
-    objective: Literal["causal", "masked"] = "causal"
+    objective: Literal["causal", "masked"] = Field("causal", description="predict the next token, or hidden ones")
     masked_share: float = Field(0.3, gt=0, lt=1, description="of the tokens; objective masked only")
     model: dict[str, Any] = Field(description="model_type and fields of a transformers config")
     sequence_length: int = Field(ge=8, description="tokens of a sample")
     tokens: int = Field(ge=1, description="the budget; rounded up to whole steps")
     tokens_per_step: int = Field(ge=1, description="the global batch")
     block_samples: int = Field(256, ge=1, description="samples in which the mixture holds exactly")
-    optimizer: Annotated[AdamWParams | MuonParams, Field(discriminator="name")]
+    optimizer: Annotated[AdamWParams | MuonParams, Field(discriminator="name", description="by its name")]
     schedule: ScheduleParams
     gradient_clip: float | None = Field(1.0, gt=0, description="largest global norm")
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = Field("fp32", description="auto: bf16 where hardware has it")
     threads: int = Field(2, ge=1, description="of a process on CPU; fixed, as sums may depend on it")
     checkpoint_steps: int | None = Field(None, ge=1, description="publish the weights every so many steps")
-    seed: int = 0
+    seed: int = Field(0, description="of the first weights, the sample order, and masking")
 
     @model_validator(mode="after")
     def _consistent(self) -> "PretrainParams":
