@@ -58,7 +58,7 @@ class Package(StageParams):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the package, in the index")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]*$", description="exactly this one")
     sha256: str = Field(pattern=SHA256, description="of the wheel")
-    platform: str | None = Field(None, description="the wheel's platform tag; None: a wheel for any platform")
+    platform: str | None = Field(None, description="the wheel's platform tag; null: a wheel for any platform")
     python: str = Field("3.11", pattern=r"^3\.\d+$", description="the Python that the wheel is for")
 
 

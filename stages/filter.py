@@ -42,7 +42,7 @@ class LanguageRules(StageParams):
     """Languages to keep, by ISO 639 code, and how sure the classifier must be (FineWeb, section 3.3)."""
 
     allowed: tuple[str, ...] = Field(min_length=1, description="ISO 639 codes; for code, programming languages")
-    min_score: Ratio = Field(0.65, ge=0, le=1)
+    min_score: Ratio = Field(0.65, ge=0, le=1, description="how sure the classifier must be")
 
 
 class GopherRepetitionRules(StageParams):
