@@ -88,7 +88,7 @@ def summary(json: Json = False) -> None:
 def draw(folder: Annotated[Path, typer.Argument(help="Where to.")] = Path("docs/pictures")) -> None:
     """Draw the build as SVG: its stages, the loss of its training, its bits per byte.
 
-    Example: pedigree draw /tmp/pictures
+    Example: pedigree draw pictures
     """
     from lineage.pictures import write_pictures
 
