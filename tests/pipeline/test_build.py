@@ -109,11 +109,16 @@ def test_a_changed_threshold_rebuilds_only_what_follows(copy):
     assert stages == {"filter@stories"}  # its decisions are the same, so nothing follows
 
 
-def test_a_changed_decision_reaches_the_model(copy):
-    copy.set("sources.stories.filter.gopher_quality", {"min_words": 10_000})
-    said = copy.run("dvc", "repro", "--dry", "filter@stories", "filter@scripts").stdout
+def test_a_changed_decision_reaches_the_model_by_what_lies_between(copy):
+    words = pl.read_parquet(copy.folder / "data/extract/stories/signals-00000.parquet")["words"]
+    copy.set("sources.stories.filter.gopher_quality", {"min_words": int(words.sort()[10])})
 
-    assert ran(said) == {"filter@stories"}
+    stages = ran(copy.repro())
+
+    assert stages == {
+        "filter@stories", "dedup", "tokenizer", "tokenize@stories", "tokenize@scripts", "pretrain", "evaluate",
+    }  # fmt: skip
+    assert copy.json("data/filter/stories/manifest.json")["counts"]["dropped"]["gopher_quality.min_words"] > 1
 
 
 def test_a_second_build_with_other_workers_is_the_same_byte_for_byte(built, project):
@@ -178,6 +183,7 @@ def test_a_killed_pretrain_goes_on_from_its_newest_checkpoint(built, untrained, 
 
 def test_a_second_pretrain_on_the_same_scratch_is_refused(untrained):
     first = start_pretrain(untrained)
+    first.send_signal(signal.SIGSTOP)  # alive, and not done before the second one asks
     second = untrained.stage("pretrain")
     first.kill()
     first.communicate()
