@@ -53,7 +53,7 @@ def function(draw: random.Random) -> str:
 def write_corpus(folder: Path) -> None:
     """Two sources: stories (jsonl, with two duplicates and two documents too short) and scripts (Python files)."""
     draw = random.Random(7)
-    stories = [prose(draw, 14) for _ in range(60)]
+    stories = [prose(draw, draw.randrange(10, 18)) for _ in range(60)]
     stories += [stories[3], stories[5].replace("river", "brook", 1), "Too short.", ""]
     folder.mkdir(parents=True)
     lines = [json.dumps({"text": text, "id": f"story-{number}"}) for number, text in enumerate(stories)]

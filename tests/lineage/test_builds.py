@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lineage.builds import DATA, MODEL, beside_commit, compare, evaluations_agree, first_difference, print_verdict, read_outs, verdict
+from lineage.builds import (
+    DATA,
+    MODEL,
+    beside_commit,
+    compare,
+    evaluations_agree,
+    first_difference,
+    print_verdict,
+    read_outs,
+    verdict,
+)
 from stages.params import Refusal
 
 EVALUATION = {"bits_per_byte": {"model": 1.5}, "sources": {"wiki": {"model": 1.5}}}
