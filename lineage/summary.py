@@ -153,7 +153,8 @@ def show(summary: Summary, console: Console) -> None:
         console.print(_model(summary.pretrain))
     if summary.evaluate:
         console.print(_bits_per_byte(summary.evaluate))
-    for sample in summary.samples:
+    # Greedy ones end in a loop soon; they are in models/samples.json.
+    for sample in [each for each in summary.samples if each["temperature"]] or summary.samples:
         console.print(f"\nSample: {plain(sample['prompt'])!r} at temperature {sample['temperature']}", style="bold")
         console.print(Padding(plain(sample["text"]), (0, 0, 0, 2)))
     console.print("\nWhere it lies", style="bold")
@@ -242,7 +243,7 @@ def _bits_per_byte(metrics: dict[str, Any]) -> Table:
     for source, values in metrics["sources"].items():
         table.add_row(plain(source), *(_bits(values.get(name)) for name in names))
     table.add_section()
-    table.add_row("all, by mixture", *(_bits(metrics["bits_per_byte"][name]) for name in names))
+    table.add_row("all", *(_bits(metrics["bits_per_byte"][name]) for name in names))
     return table
 
 

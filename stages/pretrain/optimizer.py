@@ -66,7 +66,8 @@ class Muon(Optimizer):
     def _update(self, params: list[Tensor], rate: float, momentum: float, weight_decay: float) -> None:
         """One step of matrices of one shape. The scale is Jordan's: sqrt(max(1, rows / columns))."""
         for param in params:
-            self.state[param].setdefault("momentum", torch.zeros_like(param))
+            if "momentum" not in self.state[param]:
+                self.state[param]["momentum"] = torch.zeros_like(param)
         gradients = torch.stack([param.grad for param in params if param.grad is not None])
         momenta = torch.stack([self.state[param]["momentum"] for param in params])
         momenta.lerp_(gradients, 1 - momentum)
