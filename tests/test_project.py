@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import grimp
@@ -121,6 +122,18 @@ def test_every_make_target_of_the_readme_exists(command):
     done = subprocess.run(["make", "--dry-run", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_the_document_that_docs_follow_is_found_in_a_build(copy):
+    page = (ROOT / "docs/stages.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0].replace('source = "speeches"', 'source = "stories"')
+    # The tiny corpus has no wheels.
+    code = "\n".join(line for line in code.splitlines() if not line.startswith("print(ZipFile("))
+
+    done = copy.run(sys.executable, "-c", code)
+
+    assert done.returncode == 0, done.stderr
+    assert "step" in done.stdout
 
 
 def test_nothing_here_names_a_machine_or_a_host():
