@@ -11,19 +11,33 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
 import yaml
 
-from lineage.summary import REFERENCES, plain
+from lineage.summary import REFERENCES
+from lineage.svg import (
+    CARD,
+    GRID,
+    MUTED,
+    Axis,
+    Point,
+    card,
+    coordinate,
+    label,
+    line,
+    marker,
+    shape,
+    short_number,
+    ticks,
+)
 from stages.params import Refusal, source_names
 
-INK, MUTED, GRID, MODEL, PALE, CARD = "#1f2933", "#5b6673", "#e3e7ec", "#2563eb", "#a9c4f5", "#ffffff"
+MODEL, PALE = "#2563eb", "#a9c4f5"
 LANES = ("#0f766e", "#b45309", "#7c3aed")
 MARKERS = {
     "untrained": ("circle", "#8a94a0"),
@@ -32,96 +46,6 @@ MARKERS = {
     "xz_primed": ("triangle", "#7c3aed"),
 }
 MOST_POINTS = 1500
-
-Point = tuple[float, float]
-
-
-# ---- SVG --------------------------------------------------------------------------------------------------
-
-
-def shape(kind: str, content: str = "", /, **attributes: str | float) -> str:
-    """An SVG element; `content` is markup. `_` in an attribute's name stands for `-`."""
-    given = "".join(f" {name.replace('_', '-')}={quoteattr(_number(value))}" for name, value in attributes.items())
-    return f"<{kind}{given}>{content}</{kind}>" if content else f"<{kind}{given}/>"
-
-
-def label(x: float, y: float, text: str, size: int = 13, most: int = 60, **attributes: str | float) -> str:
-    """A line of text, escaped, cut after `most` characters; `y` is where it stands."""
-    shown = plain(text).replace("\n", " ").replace("\t", " ")
-    shown = shown if len(shown) <= most else shown[: most - 1] + "…"
-    return shape("text", escape(shown), **{"x": x, "y": y, "font_size": size, "fill": INK, **attributes})
-
-
-def line(points: Iterable[Point], colour: str, width: float = 1.0, **attributes: str | float) -> str:
-    """A line through `points`."""
-    path = " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
-    return shape("polyline", points=path, fill="none", stroke=colour, stroke_width=width, **attributes)
-
-
-def card(width: float, height: float, title: str, parts: Iterable[str]) -> str:
-    """A whole picture: `parts` on a white card under its `title`."""
-    frame = shape("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=8, fill=CARD, stroke="#d0d7de")
-    head = label(20, 30, title, size=16, font_weight="bold")
-    content = "\n".join(["", shape("title", escape(title)), frame, head, *parts, ""])
-    return shape(
-        "svg", content, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {_number(width)} {_number(height)}",
-        width=width, height=height, role="img", font_family="sans-serif",
-    ) + "\n"  # fmt: skip
-
-
-def marker(kind: str, x: float, y: float, colour: str) -> str:
-    """A small sign around (x, y)."""
-    if kind == "circle":
-        return shape("circle", cx=x, cy=y, r=4.5, fill=CARD, stroke=colour, stroke_width=2)
-    corners = {
-        "square": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
-        "diamond": ((0, -6), (6, 0), (0, 6), (-6, 0)),
-        "triangle": ((0, -6), (6, 5), (-6, 5)),
-    }[kind]
-    points = " ".join(f"{_number(x + right)},{_number(y + down)}" for right, down in corners)
-    return shape("polygon", points=points, fill=colour, stroke=CARD)
-
-
-def _number(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:.1f}".removesuffix(".0")
-
-
-# ---- axes -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Where the values from `low` to `high` lie, from `begin` to `end` on the picture."""
-
-    low: float
-    high: float
-    begin: float
-    end: float
-
-    def at(self, value: float) -> float:
-        """The place of `value`."""
-        return self.begin + (value - self.low) / (self.high - self.low) * (self.end - self.begin)
-
-
-def tick_step(span: float, wanted: int = 5) -> float:
-    """The least of 1, 2, 5, 10, … that divides `span` into at most `wanted` parts."""
-    magnitude = 10.0 ** math.floor(math.log10(span / wanted))
-    return next(size * magnitude for size in (1, 2, 5, 10) if size * magnitude * wanted >= span * (1 - 1e-9))
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Round values that enclose `low` and `high`, about five steps apart."""
-    step = tick_step(high - low if high > low else max(abs(high), 1.0))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, max(last, first + 1) + 1)]
-
-
-def short_number(value: float) -> str:
-    """`value` as people write it: 1.5M, 20k."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:.4g}"
 
 
 # ---- the loss ---------------------------------------------------------------------------------------------
@@ -378,7 +302,7 @@ def _head(x: float, y: float, direction: str, colour: str) -> str:
     """An arrow's head with its tip at (x, y)."""
     back, down = HEAD[direction]
     corners = [(x, y)] + [(x + 8 * back + 4 * side * down, y + 8 * down + 4 * side * back) for side in (1, -1)]
-    return shape("polygon", points=" ".join(f"{_number(a)},{_number(b)}" for a, b in corners), fill=colour)
+    return shape("polygon", points=" ".join(f"{coordinate(a)},{coordinate(b)}" for a, b in corners), fill=colour)
 
 
 # ---- files ------------------------------------------------------------------------------------------------

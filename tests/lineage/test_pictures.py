@@ -16,10 +16,9 @@ from lineage.pictures import (
     find_depths,
     find_lanes,
     read_boxes,
-    short_number,
-    ticks,
     write_pictures,
 )
+from lineage.svg import short_number, ticks
 from stages.params import Refusal
 
 HOSTILE = "</text><script>alert(1)</script> & \"'\x00\u202e"
