@@ -148,7 +148,7 @@ def show(summary: Summary, console: Console) -> None:
             console.print(f"{source.name}: {source.unaccounted} documents have no fate; its stages are out of step")
     console.print("\nWhy: the rules that dropped most", style="bold")
     for source in summary.sources:
-        console.print(f"  {plain(source.name):<10} {_main_rules(source)}")
+        console.print(f"  {plain(source.name):<10} {_main_rules(source)}", soft_wrap=True)
     if summary.pretrain:
         console.print(_model(summary.pretrain))
     if summary.evaluate:
