@@ -161,11 +161,12 @@ def verdict(pairs: list[Compared], first: Path, second: Path) -> tuple[int, str]
     if "data" in differ:
         return 1, "broken promise: data digests differ; they must be equal on any machine"
     if not differ:
-        return 0, f"grade reached: {pairs[-1].out.grade if pairs else 'none'}, every digest is equal"
+        grade = "model" if any(pair.out.grade == "model" for pair in pairs) else "data"
+        return 0, f"grade reached: {grade}, every digest is equal"
     if trouble := evaluations_agree(first, second):
         return 1, f"broken promise: model digests differ, and so does the evaluation: {trouble}"
     return 0, (
-        "grade reached: data digests are equal and the evaluation agrees within "
+        "grade reached: data and metric: data digests are equal, and the evaluation agrees within "
         f"{TOLERANCE:.0%}; model digests differ: expected on another processor, see docs/reproducibility.md"
     )
 

