@@ -102,7 +102,7 @@ def commands() -> list[str]:
 SEEN_ELSEWHERE = {
     "make repro",  # tests/test_default_build.py
     "make test",  # this
-    "make verify",  # as long as two builds; pedigree verify is in tests/pipeline
+    "make verify",  # as long as a build; what it compares is in tests/lineage, the clone in tests/flows
     "make bench",  # minutes; installs its peers
     "make check",  # CI
 }
