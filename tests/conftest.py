@@ -29,3 +29,8 @@ def copy(built: Project, tmp_path: Path) -> Iterator[Project]:
     shutil.copytree(built.folder, folder, symlinks=True)
     yield Project(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes don't name a test: packed ones hold the time, and two processes would collect different tests."""
+    return argname if isinstance(val, bytes) else None
