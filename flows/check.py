@@ -5,6 +5,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from flows.settings import flow_settings
 from stages.params import Refusal, load_mixture, load_params, read_params, source_names
 from stages.settings import settings
 
@@ -25,7 +26,14 @@ def check_params() -> int:
     Raises:
         Refusal: one sentence about all that is wrong, in the parameters and in the environment.
     """
-    checks: list[Callable[[], Any]] = [settings, _no_strangers, load_mixture, *_source_checks(), *_stage_checks()]
+    checks: list[Callable[[], Any]] = [
+        settings,
+        flow_settings,
+        _no_strangers,
+        load_mixture,
+        *_source_checks(),
+        *_stage_checks(),
+    ]
     problems = [problem for check in checks if (problem := _problem(check))]
     if problems:
         raise Refusal("; ".join(problems))

@@ -60,7 +60,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 @contextmanager
 def _own_scratch(folder: Path, root: Path) -> Iterator[None]:
     """A scratch without checkpoints, which would make the training a resume; but downloads are checked by digest."""
-    downloads = (root / settings().scratch / "download").resolve()
+    downloads = (root / settings().scratch_folder / "download").resolve()
     given = os.environ.pop("PEDIGREE_SCRATCH", None)
     (folder / "scratch").mkdir()
     if downloads.is_dir():

@@ -12,8 +12,8 @@ from threading import Event
 
 from flows.dag import Stage, read_dag
 from flows.limits import Slots
+from flows.settings import flow_settings
 from flows.stage import Children, ComeAgain, Ended, StageFailed, StageRefused, Stopped, Tell
-from stages.settings import settings
 
 log = logging.getLogger("pedigree.flows")
 
@@ -44,7 +44,7 @@ class Work:
     def __init__(self, targets: Iterable[str] | None = None, root: Path = Path()) -> None:
         self.root = root
         self.stages = read_dag(root).in_order(targets or ())
-        self._slots = Slots(settings().slots)
+        self._slots = Slots(flow_settings().slots)
         self._children = Children()
         self._ended: dict[str, Ended] = {}
         self._stop = Event()

@@ -191,8 +191,16 @@ def kept_documents(documents: Path, decisions: Path, columns: list[str], split: 
     """
     pairs = zip(shard_paths(documents, "documents"), shard_paths(decisions, "decisions"), strict=True)
     for document_shard, decision_shard in pairs:
-        table = read_shard(document_shard, columns)
-        decided = read_shard(decision_shard, ["keep", "split"])
-        if len(table) != len(decided):
-            raise Refusal(f"{decision_shard} has {len(decided)} rows for {len(table)} documents; run `dvc repro`")
-        yield table.filter(decided["keep"] & (decided["split"] == split))
+        yield kept_of_shard(document_shard, decision_shard, columns, split)
+
+
+def kept_of_shard(documents: Path, decisions: Path, columns: list[str], split: str) -> pl.DataFrame:
+    """`columns` of the documents of one shard that its `decisions` (of dedup) keep in `split`, in order.
+
+    Raises:
+        Refusal: if the shards aren't aligned.
+    """
+    table, decided = read_shard(documents, columns), read_shard(decisions, ["keep", "split"])
+    if len(table) != len(decided):
+        raise Refusal(f"{decisions} has {len(decided)} rows for {len(table)} documents; run `dvc repro`")
+    return table.filter(decided["keep"] & (decided["split"] == split))

@@ -135,7 +135,7 @@ def digest_of(path: Path) -> str:
 
 def kept(sha256: str) -> Path:
     """Where scratch keeps the verified file of this digest."""
-    return settings().scratch / "download" / sha256
+    return settings().scratch_folder / "download" / sha256
 
 
 def place(path: Path, target: Path) -> None:
@@ -289,7 +289,7 @@ def fetch(url: str, source: str) -> Path:
         Interrupted: if it broke off.
     """
     filesystem, remote, info = asked(lambda: look_up(url), url)
-    part = settings().scratch / "download" / source / f"{version_of(url, info)}.part"
+    part = settings().scratch_folder / "download" / source / f"{version_of(url, info)}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.touch()
     begin, wanted = part.stat().st_size, info.get("size")

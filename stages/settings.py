@@ -1,26 +1,45 @@
-"""Where and how fast things run: the environment, read once. Nothing here may change a byte of a data artifact."""
+"""Where and how fast a stage runs: the environment, read once. Nothing here may change a byte of a data artifact."""
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
 from stages.params import Refusal, StageParams
 
 PREFIX = "PEDIGREE_"
+# What only flows read stands in flows/settings.py: a setting more there must not make any stage run again.
+FLOW_PREFIX = "PEDIGREE_FLOW_"
+
+S = TypeVar("S", bound=StageParams)
 
 
 class Settings(StageParams):
-    """The variables PEDIGREE_*, in lower case and without the prefix. docs/settings.md is their table."""
+    """The variables PEDIGREE_* of stages, in lower case and without the prefix. docs/settings.md is their table."""
 
     workers: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="processes of a data stage"
     )
-    scratch: Path = Field(Path("scratch"), description="folder for work in progress: checkpoints, partial downloads")
-    slots: int = Field(2, ge=1, description="stages that a flow runs side by side on the processors")
+    scratch: str = Field(
+        "scratch",
+        min_length=1,
+        description="where work in progress is kept: a folder, or an object store (`s3://BUCKET/PREFIX`) for "
+        "checkpoints that another node can go on from",
+    )
     launch: str = Field("", description="arguments of `accelerate launch` for pretrain; empty: one process")
     micro_batch: int = Field(16, ge=1, description="samples that pretrain computes at once, per process")
     checkpoint_seconds: float = Field(30.0, ge=0, description="least time between two checkpoints in scratch")
+
+    @property
+    def scratch_folder(self) -> Path:
+        """The folder on this machine for work in progress: scratch itself, or what is on its way to it."""
+        return Path("scratch" if self.scratch_url else self.scratch)
+
+    @property
+    def scratch_url(self) -> str | None:
+        """Where scratch is, if it is an object store."""
+        return self.scratch.rstrip("/") if "://" in self.scratch else None
 
 
 def settings() -> Settings:
@@ -29,13 +48,22 @@ def settings() -> Settings:
     Raises:
         Refusal: if a PEDIGREE_ variable is unknown or has an impossible value.
     """
-    given = {name.removeprefix(PREFIX).lower(): value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    return read_settings(Settings, PREFIX, but=FLOW_PREFIX)
+
+
+def read_settings(model: type[S], prefix: str, but: str | None = None) -> S:
+    """The variables of the environment that begin with `prefix` (and not with `but`), as a `model`.
+
+    Raises:
+        Refusal: if one of them is unknown or has an impossible value, which isn't repeated: it may be a secret.
+    """
+    names = [name for name in os.environ if name.startswith(prefix) and not (but and name.startswith(but))]
     try:
-        return Settings.model_validate(given)
+        return model.model_validate({name.removeprefix(prefix).lower(): os.environ[name] for name in names})
     except ValidationError as error:
         problem = error.errors()[0]
-        name = PREFIX + str(problem["loc"][0]).upper()
+        name = prefix + str(problem["loc"][0]).upper()
         if problem["type"] == "extra_forbidden":
-            known = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)
+            known = ", ".join(prefix + field.upper() for field in model.model_fields)
             raise Refusal(f"environment variable {name} is unknown; unset it or correct it (known: {known})") from None
-        raise Refusal(f"environment variable {name} is {problem['input']!r}: {problem['msg']}") from None
+        raise Refusal(f"environment variable {name}: {problem['msg']}") from None

@@ -15,7 +15,7 @@ from pydantic import Field
 from stages.documents import (
     describe,
     fresh_folder,
-    read_shard,
+    kept_of_shard,
     shard_name,
     shard_paths,
     write_manifest,
@@ -43,17 +43,11 @@ def check_vocabulary(vocabulary: int, dtype: str) -> None:
         )
 
 
-def kept_texts(documents: Path, decisions: Path) -> pl.DataFrame:
-    """Ids and texts of the training documents of one shard, in order."""
-    decided = read_shard(decisions, ["keep", "split"])
-    return read_shard(documents, ["id", "text"]).filter(decided["keep"] & (decided["split"] == "train"))
-
-
 def tokenize_shard(shard: tuple[int, Path, Path], folder: Path, dtype: str) -> tuple[int, int, int]:
     """Write shard (number, documents, decisions) into `folder`; count its documents, tokens and bytes of text."""
     number, documents, decisions = shard
     tokenizer, separator = load_tokenizer(TOKENIZER)
-    kept = kept_texts(documents, decisions)
+    kept = kept_of_shard(documents, decisions, ["id", "text"], "train")
     encodings = tokenizer.encode_batch_fast(kept["text"].to_list(), add_special_tokens=False)
     tokens = [np.array([*encoding.ids, separator], dtype=np.int64) for encoding in encodings]
     lengths = pl.Series("tokens", [len(each) for each in tokens], pl.Int64)

@@ -46,7 +46,7 @@ def main() -> None:
         os.execvp("accelerate", ["accelerate", "launch", *shlex.split(settings().launch), "-m", "stages.pretrain"])
     params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
     accelerator = start_accelerate(params)
-    scratch = settings().scratch / "pretrain" / fingerprint()
+    scratch = settings().scratch_folder / "pretrain" / fingerprint()
     lease = checkpoint.take_lease(scratch) if accelerator.is_main_process else None
     trainer = Trainer(params, mixture, accelerator)
     train(trainer, scratch)

@@ -1,0 +1,26 @@
+"""Where a flow runs its stages, and whom it tells: the environment of flows alone, which no stage depends on."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from stages.params import StageParams
+from stages.settings import FLOW_PREFIX, read_settings
+
+
+class FlowSettings(StageParams):
+    """The variables PEDIGREE_FLOW_*, in lower case and without the prefix. docs/settings.md is their table."""
+
+    slots: int = Field(2, ge=1, description="stages that a flow runs side by side on the processors")
+    places: Path = Field(Path("infra/places.yaml"), description="file that says which stage runs where")
+    push_seconds: float = Field(60.0, ge=0, description="a stage that took longer is pushed as soon as it is done")
+    webhook: SecretStr = Field(SecretStr(""), description="URL that failures and refusals are posted to, as JSON")
+
+
+def flow_settings() -> FlowSettings:
+    """The settings of this process.
+
+    Raises:
+        Refusal: if a PEDIGREE_FLOW_ variable is unknown or has an impossible value.
+    """
+    return read_settings(FlowSettings, FLOW_PREFIX)
