@@ -6,10 +6,10 @@ UNLOCKED := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda
     nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
     nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
 
-.PHONY: help setup repro test check format verify bench lock clean
+.PHONY: help setup repro test check format verify bench bench-flows campaign lock clean
 
 help:  ## What can be made.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
 setup: .venv/ready  ## Install everything, locked, into .venv.
 
@@ -42,6 +42,12 @@ verify: setup  ## Build a second time, in a clean copy without a cache, and comp
 
 bench: setup  ## This program and its peers on the same work, in turn.
 	python -m benchmarks.rules
+
+bench-flows: setup  ## What a flow costs beyond DVC, and what it saves.
+	python -m benchmarks.flows
+
+campaign: setup  ## 100 builds, each with a fault at a random moment, and the table of what became of them.
+	python -m pytest tests/flows/test_campaign.py --builds 100 --timeout 7200 -s
 
 lock:  ## Resolve pyproject.toml anew into requirements.lock (needs uv). torch brings its own CUDA packages.
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
