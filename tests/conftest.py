@@ -7,6 +7,13 @@ from pathlib import Path
 import pytest
 from tiny import Project, make_project
 
+pytest_plugins = ["servers.prefect_server"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the fault campaign is."""
+    parser.addoption("--builds", type=int, default=4, help="builds of the fault campaign")
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
