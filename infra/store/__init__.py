@@ -1,0 +1,1 @@
+"""The object store: a server for trying, and what the DVC remote holds."""
