@@ -115,5 +115,23 @@ def verify(
         raise typer.Exit(print_verdict(Path(), clone, data_only))
 
 
+@app.command()
+def sweep(
+    values: Annotated[list[str], typer.Argument(help="What to try: NAME=VALUE,VALUE for each parameter.")],
+    at_once: Annotated[int, typer.Option("--at-once", min=1, help="Experiments side by side.")] = 1,
+) -> None:
+    """Build the last commit with other parameters, every combination of them, and rank what they give.
+
+    Example: pedigree sweep pretrain.optimizer.learning_rate=0.01,0.02
+    """
+    from flows.experiments import parse_values, show, sweep_locally
+    from flows.terminal import watched
+
+    watched()
+    results = sweep_locally(parse_values(values), at_once)
+    show(results)
+    raise typer.Exit(any(result.outcome == "failed" for result in results))
+
+
 if __name__ == "__main__":
     app()
