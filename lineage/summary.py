@@ -237,18 +237,24 @@ def _model(metrics: dict[str, Any]) -> str:
 def _bits_per_byte(metrics: dict[str, Any]) -> Table:
     names = [name for name in REFERENCES if name in metrics["bits_per_byte"]]
     table = Table(title="\nBits per byte on held-out text (less is better)", title_justify="left", title_style="bold")
-    table.add_column("source")
-    for name in names:
-        table.add_column(REFERENCES[name], justify="right")
-    for source, values in metrics["sources"].items():
-        table.add_row(plain(source), *(_bits(values.get(name)) for name in names))
-    table.add_section()
-    table.add_row("all", *(_bits(metrics["bits_per_byte"][name]) for name in names))
+    for column in ("source", REFERENCES["model"], "95% interval", *(REFERENCES[name] for name in names[1:])):
+        table.add_column(column, justify="left" if column == "source" else "right")
+    sure = metrics.get("intervals", {"all": None, "sources": {}})
+    rows = [(plain(source), values, sure["sources"].get(source)) for source, values in metrics["sources"].items()]
+    for title, values, bounds in [*rows, ("all", metrics["bits_per_byte"], sure["all"])]:
+        if title == "all":
+            table.add_section()
+        model, *others = (_bits(values.get(name)) for name in names)
+        table.add_row(title, model, _interval(bounds), *others)
     return table
 
 
 def _bits(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.3f}"
+
+
+def _interval(bounds: dict[str, float] | None) -> str:
+    return UNKNOWN if bounds is None else f"{bounds['low']:.3f} to {bounds['high']:.3f}"
 
 
 def _counts(folder: Path) -> dict[str, Any]:

@@ -10,15 +10,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
-from stages.documents import publish, source_folders, write_json
+from stages.documents import publish, source_folders, write_json, write_shard
 from stages.evaluate import score
 from stages.evaluate.held_out import HeldOut, held_out, per_byte
+from stages.evaluate.intervals import intervals
 from stages.evaluate.params import EvaluateParams, SamplesParams
 from stages.evaluate.references import reference_bits
 from stages.params import Refusal, load_mixture, load_params
@@ -65,8 +67,8 @@ class Scorer:
     mask: int | None  # of a masked model; None: causal
     params: EvaluateParams
 
-    def bits(self, model: nn.Module, documents: HeldOut) -> float:
-        """The bits that all of `documents` cost under `model`."""
+    def bits(self, model: nn.Module, documents: HeldOut) -> list[float]:
+        """The bits that each of `documents` costs under `model`."""
         encodings = self.tokenizer.encode_batch_fast(list(documents.texts), add_special_tokens=False)
         tokens = [encoding.ids for encoding in encodings]
         length = self.params.sequence_length
@@ -74,7 +76,7 @@ class Scorer:
             nats = score.causal_nats(model, tokens, self.separator, length, self.params.stride)
         else:
             nats = score.masked_nats(model, tokens, self.mask, length)
-        return sum(nats) / math.log(2)
+        return [each / math.log(2) for each in nats]
 
 
 def checkpoint_curve(scorer: Scorer, sets: Sequence[HeldOut]) -> list[tuple[int, float]]:
@@ -85,7 +87,9 @@ def checkpoint_curve(scorer: Scorer, sets: Sequence[HeldOut]) -> list[tuple[int,
 
     def measure(folder: Path) -> tuple[int, float]:
         model = load_model(folder)
-        return int(folder.name.removeprefix("step-")), per_byte([scorer.bits(model, each) for each in small], small)
+        return int(folder.name.removeprefix("step-")), per_byte(
+            [sum(scorer.bits(model, each)) for each in small], small
+        )
 
     return list(progress(map(measure, folders), len(folders), "evaluate", "checkpoints"))
 
@@ -117,6 +121,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
     publish(partial, path)
 
 
+def score_table(sets: Sequence[HeldOut], bits: Sequence[Sequence[float]]) -> pl.DataFrame:
+    """One row for each document: id, source, bytes, and its bits under the model; so two models can be compared."""
+    tables = (
+        pl.DataFrame({"id": each.ids, "source": each.source, "bytes": each.sizes, "bits": costs})
+        for each, costs in zip(sets, bits, strict=True)
+    )
+    return pl.concat(tables).with_columns(pl.col("bits").round(3))
+
+
 def main() -> None:
     """Evaluate the base model of this build."""
     disable_progress_bar()  # of loading weights: our own lines say more
@@ -133,7 +146,7 @@ def main() -> None:
         pending: Future[dict[str, Any]] = pool.submit(reference_bits, sets, sources)
         model, untrained = load_model(BASE), untrained_model(BASE)
         bits = list(progress((scorer.bits(model, each) for each in sets), len(sets), "evaluate", "sources"))
-        blind = [scorer.bits(untrained, each) for each in sets]
+        blind = [sum(scorer.bits(untrained, each)) for each in sets]
         curve = checkpoint_curve(scorer, sets)
         samples = write_samples(model, scorer, params.samples) if mask is None else []
         others = pending.result()
@@ -142,13 +155,14 @@ def main() -> None:
 
 def write_outs(
     sets: Sequence[HeldOut],
-    bits: Sequence[float],
+    bits: Sequence[Sequence[float]],
     blind: Sequence[float],
     others: dict[str, Any],
     curve: Sequence[tuple[int, float]],
     samples: list[dict[str, Any]],
 ) -> None:
-    """Write metrics, plots and samples."""
+    """Write metrics, scores of each document, plots and samples."""
+    sums = list(map(sum, bits))
     by_source = {
         each.source: {
             "documents": len(each.texts),
@@ -157,11 +171,13 @@ def write_outs(
             "untrained": per_byte([theirs], [each]),
             **others["sources"][each.source],
         }
-        for each, mine, theirs in zip(sets, bits, blind, strict=True)
+        for each, mine, theirs in zip(sets, sums, blind, strict=True)
     }
-    total = {"model": per_byte(bits, sets), "untrained": per_byte(blind, sets)}
+    total = {"model": per_byte(sums, sets), "untrained": per_byte(blind, sets)}
     total |= {name: others[name] for name in ("xz", "xz_primed", "order2")}
-    write_json(Path("metrics/evaluate.json"), {"bits_per_byte": total, "sources": by_source})
+    sure = intervals({each.source: (mine, each.sizes) for each, mine in zip(sets, bits, strict=True)})
+    write_json(Path("metrics/evaluate.json"), {"bits_per_byte": total, "sources": by_source, "intervals": sure})
+    write_shard(Path("metrics/held_out.parquet"), score_table(sets, bits))
     write_json(Path("models/samples.json"), samples)
     rows = [(name, scores["model"]) for name, scores in by_source.items()]
     write_csv(Path("plots/bits_per_byte.csv"), ("source", "bits_per_byte"), rows)

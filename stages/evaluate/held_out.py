@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from stages.documents import kept_documents
@@ -10,9 +11,10 @@ from stages.params import Refusal
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out documents of one source: their texts, whole."""
+    """The held-out documents of one source: their ids, and their texts, whole."""
 
     source: str
+    ids: tuple[str, ...]
     texts: tuple[str, ...]
 
     @property
@@ -21,26 +23,26 @@ class HeldOut:
         return [text.encode() for text in self.texts]
 
     @property
+    def sizes(self) -> list[int]:
+        """Length of each text in UTF-8."""
+        return list(map(len, self.data))
+
+    @property
     def bytes(self) -> int:
         """Length of all texts in UTF-8."""
-        return sum(map(len, self.data))
+        return sum(self.sizes)
 
     def first(self, budget: int) -> "HeldOut":
         """The first documents, until they hold `budget` bytes; at least one."""
-        texts: list[str] = []
-        size = 0
-        for text in self.texts:
-            if size >= budget and texts:
-                break
-            texts.append(text)
-            size += len(text.encode())
-        return HeldOut(self.source, tuple(texts))
+        before = [0, *accumulate(self.sizes)][:-1]  # bytes before each text
+        count = max(1, sum(size < budget for size in before))
+        return HeldOut(self.source, self.ids[:count], self.texts[:count])
 
 
-def read_texts(source: str, split: str) -> list[str]:
-    """The texts of `source` in `split`, in the order of the corpus."""
+def read_rows(source: str, split: str, columns: list[str]) -> list[tuple[str, ...]]:
+    """`columns` of the documents of `source` in `split`, in the order of the corpus."""
     folders = Path("data/extract") / source, Path("data/dedup") / source
-    return [text for shard in kept_documents(*folders, ["text"], split) for text in shard["text"]]
+    return [row for shard in kept_documents(*folders, columns, split) for row in shard.iter_rows()]
 
 
 def held_out(sources: Sequence[str], budget: int) -> list[HeldOut]:
@@ -49,7 +51,8 @@ def held_out(sources: Sequence[str], budget: int) -> list[HeldOut]:
     Raises:
         Refusal: if there are none at all.
     """
-    sets = [HeldOut(name, tuple(text for text in read_texts(name, "held_out") if text)) for name in sources]
+    rows = {name: [row for row in read_rows(name, "held_out", ["id", "text"]) if row[1]] for name in sources}
+    sets = [HeldOut(name, tuple(id for id, _ in each), tuple(text for _, text in each)) for name, each in rows.items()]
     filled = [each.first(budget) for each in sets if each.texts]
     if not filled:
         raise Refusal("data/dedup holds no held-out document to evaluate on; raise dedup.held_out in params.yaml")

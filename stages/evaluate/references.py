@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluate.held_out import HeldOut, per_byte, read_texts
+from stages.evaluate.held_out import HeldOut, per_byte, read_rows
 
 PRESET = 9 | lzma.PRESET_EXTREME  # what `xz -9e` does
 CONTEXTS = 256 * 256
@@ -66,7 +66,7 @@ def _blend(
 
 def reference_bits(sets: Sequence[HeldOut], sources: Sequence[str]) -> dict[str, Any]:
     """Each reference's bits per byte, over all sets and (but for the primed one) by source."""
-    training = "\n".join(text for name in sources for text in read_texts(name, "train")).encode()
+    training = "\n".join(text for name in sources for (text,) in read_rows(name, "train", ["text"])).encode()
     joined = b"\n".join(data for each in sets for data in each.data)
     model = ByteModel(training)
     order2 = [sum(map(model.bits, each.data)) for each in sets]

@@ -45,6 +45,7 @@ def build(tmp_path):
         {
             "bits_per_byte": {"model": 1.5, "untrained": 8.0, "xz": 2.1, "xz_primed": 1.6, "order2": 2.9},
             "sources": {"wiki": {"bytes": 9, "documents": 2, "model": 1.5, "untrained": 8.0, "xz": 2.1, "order2": 2.9}},
+            "intervals": {"all": {"low": 1.4, "high": 1.6}, "sources": {"wiki": None}},
         },
     )
     write(tmp_path / "models/samples.json", [{"prompt": "The", "temperature": 0.8, "text": HOSTILE}])
@@ -85,7 +86,7 @@ def test_model_references_and_places_are_shown(build):
 
     assert "1,300,000 parameters, trained on 8,192 tokens in 4 steps to a loss of 2.500" in page
     assert cells(page, "wiki")[0] == "wiki"
-    assert "1.500" in page
+    assert "1.400 to 1.600" in page
     assert "1.600" in page
     assert "token shards       data/tokenize" in page
     assert "models/base" not in page  # it isn't there

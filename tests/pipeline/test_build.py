@@ -87,6 +87,19 @@ def test_the_model_beats_its_untrained_twin(built):
     assert set(scores) == {"model", "untrained", "xz", "xz_primed", "order2"}
 
 
+def test_the_scores_of_the_documents_add_up_to_the_metrics(built):
+    metrics, scores = built.json("metrics/evaluate.json"), pl.read_parquet(built.folder / "metrics/held_out.parquet")
+
+    assert scores["id"].is_unique().all()
+    for source, wanted in metrics["sources"].items():
+        mine = scores.filter(pl.col("source") == source)
+        bounds = metrics["intervals"]["sources"][source]
+        assert (len(mine), mine["bytes"].sum()) == (wanted["documents"], wanted["bytes"])
+        assert mine["bits"].sum() / mine["bytes"].sum() == pytest.approx(wanted["model"], abs=1e-3)
+        assert bounds["low"] < wanted["model"] < bounds["high"]
+    assert scores["bits"].sum() / scores["bytes"].sum() == pytest.approx(metrics["bits_per_byte"]["model"], abs=1e-3)
+
+
 def test_dvc_shows_metrics_plots_and_the_dag(copy):
     metrics, dag = copy.run("dvc", "metrics", "show"), copy.run("dvc", "dag")
     plots = copy.run("dvc", "plots", "show", "-o", "drawn")

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from stages.evaluate.held_out import HeldOut
+from stages.evaluate.intervals import draws, interval, intervals
 from stages.evaluate.references import ByteModel, xz_bits_per_byte, xz_bytes
 from stages.evaluate.score import causal_nats, masked_nats, windows
 
@@ -114,9 +115,52 @@ def test_a_primer_that_holds_the_text_makes_it_cheap():
 
 
 def test_documents_are_taken_whole_until_the_budget_is_full():
-    held = HeldOut("web", ("äb", "cd", "ef"))
+    held = HeldOut("web", ("1", "2", "3"), ("äb", "cd", "ef"))
 
     assert held.bytes == 7
-    assert held.first(1).texts == ("äb",)
+    assert held.first(1) == HeldOut("web", ("1",), ("äb",))
     assert held.first(4).texts == ("äb", "cd")
+    assert held.first(5).ids == ("1", "2")
     assert held.first(100) == held
+
+
+def test_an_interval_is_as_wide_as_theory_says():
+    random = np.random.default_rng(1)
+    sizes = random.integers(100, 5000, 400)
+    bits = sizes * random.normal(2.0, 0.3, 400)
+    ratio = bits.sum() / sizes.sum()
+    error = math.sqrt(np.square(bits - ratio * sizes).sum() * 400 / 399) / sizes.sum()  # Taylor's, for a ratio
+
+    found = interval(draws("web", list(bits), list(sizes)))
+
+    assert found["low"] == pytest.approx(ratio - 1.96 * error, abs=0.1 * error)
+    assert found["high"] == pytest.approx(ratio + 1.96 * error, abs=0.1 * error)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 400])
+def test_the_spread_of_a_sum_is_right_however_few_the_documents(count):
+    bits = np.random.default_rng(2).normal(1000, 100, count)
+
+    spread = draws("web", list(bits), [1] * count)[0].std()
+
+    assert spread == pytest.approx(bits.std(ddof=1) * math.sqrt(count), rel=0.05)
+
+
+def test_what_a_source_draws_depends_on_nothing_but_its_documents():
+    wiki, code = ([10.0, 30.0, 80.0], [10, 20, 30]), ([9.0, 5.0], [6, 4])
+
+    both, alone = intervals({"code": code, "wiki": wiki}), intervals({"wiki": wiki})
+
+    assert both["sources"]["wiki"] == alone["sources"]["wiki"] == alone["all"]
+    assert both == intervals({"code": code, "wiki": wiki})
+    assert both["all"] not in both["sources"].values()
+
+
+def test_one_document_has_no_interval_and_stays_in_every_draw():
+    one, two = ([9.0], [3]), ([10.0, 40.0], [10, 20])
+
+    found = intervals({"one": one, "two": two})
+
+    assert found["sources"]["one"] is None
+    assert intervals({"one": one})["all"] is None
+    assert found["all"]["low"] > found["sources"]["two"]["low"]
