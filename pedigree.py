@@ -133,5 +133,23 @@ def sweep(
     raise typer.Exit(any(result.outcome == "failed" for result in results))
 
 
+@app.command()
+def stage(
+    commit: Annotated[str, typer.Argument(help="What a hand-over uploaded.")],
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="The stage to run.")],
+    remote: Annotated[str, typer.Option("--remote", help="URL of the store, which is the default DVC remote.")],
+    machine: Annotated[int, typer.Option("--machine", min=0, help="Which machine this is, if the stage has more.")] = 0,
+) -> None:
+    """Run one stage that another machine handed over, and put what it makes into the store (docs/places.md).
+
+    Example: pedigree stage 3f1c… pretrain --remote s3://corpus/dvc
+    """
+    from flows.places.node import run_there
+    from flows.terminal import watched
+
+    watched()
+    raise typer.Exit(run_there(commit, name, remote, machine))
+
+
 if __name__ == "__main__":
     app()

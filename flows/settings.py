@@ -13,6 +13,9 @@ class FlowSettings(StageParams):
 
     slots: int = Field(2, ge=1, description="stages that a flow runs side by side on the processors")
     places: Path = Field(Path("infra/places.yaml"), description="file that says which stage runs where")
+    node_folder: Path = Field(
+        Path("~/.cache/pedigree"), description="where `pedigree stage` keeps its clones, cache and scratch on a node"
+    )
     push_seconds: float = Field(60.0, ge=0, description="a stage that took longer is pushed as soon as it is done")
     webhook: SecretStr = Field(SecretStr(""), description="URL that failures and refusals are posted to, as JSON")
 

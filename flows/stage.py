@@ -68,20 +68,40 @@ class Children:
         self._live: set[subprocess.Popen[bytes]] = set()
         self._lock = Lock()
 
-    def repro(self, stage: str, root: Path, tell: Tell) -> Ended:
+    def repro(self, stage: str, root: Path, tell: Tell, pull: bool = False, log: Path | None = None) -> Ended:
         """Bring `stage` up to date, without those before it; `tell` hears some of what it says.
+
+        With `pull`, what it depends on and what the run-cache has of it come from the default remote. `log` is
+        where all goes that it says, by default `log_path`.
 
         Raises:
             StageRefused, StageFailed, ComeAgain: why it isn't.
             Stopped: if `stop` was called.
         """
-        begin, log = time.monotonic(), log_path(stage, root)
-        with self._dvc(["--wait-for-lock", "repro", "--single-item", stage], root, log) as child:
+        begin, log = time.monotonic(), log or log_path(stage, root)
+        options = ["--single-item", *(["--pull"] if pull else [])]
+        with self._dvc(["--wait-for-lock", "repro", *options, stage], root, log) as child:
             follow(child, log, tell)
         output = end_of(log)
         if not child.returncode:
             return Ended(stage, _outcome(stage, output), time.monotonic() - begin)
         raise Stopped(f"{stage}: stopped") if self.stopping else why_failed(stage, output, log)
+
+    def dvc(self, arguments: list[str], root: Path, log: Path, tell: Tell) -> None:
+        """Run dvc (`push`, `pull`) with `arguments`; all that it says is in `log`.
+
+        Raises:
+            ComeAgain: if it fails, which is a lock or the store.
+            Stopped: if `stop` was called.
+        """
+        with self._dvc(["--wait-for-lock", *arguments], root, log) as child:
+            follow(child, log, tell)
+        if child.returncode:
+            if self.stopping:
+                raise Stopped(f"dvc {arguments[0]}: stopped")
+            said = [line for line in end_of(log).splitlines() if line.startswith("ERROR: ")]
+            reason = said[0].removeprefix("ERROR: ") if said else f"exited with {child.returncode}"
+            raise ComeAgain(f"dvc {arguments[0]}: {reason}")
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """Have every stage end itself, wait for it, and kill what is left after `grace` seconds."""

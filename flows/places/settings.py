@@ -60,9 +60,16 @@ class SlurmResources(Resources):
 
 
 class KubernetesResources(Resources):
-    """A Kubernetes Job."""
+    """A Kubernetes Job, made of `template`."""
 
     place: Literal["kubernetes"]
+    image: str = Field(min_length=1, description="the image of infra/docker, by tag or digest")
+    namespace: str | None = Field(None, description="namespace; none: that of the kubeconfig or of the pod")
+    context: str | None = Field(None, description="context of the kubeconfig; none: the current one")
+    template: str = Field("infra/kubernetes/job.yaml", description="the job that all this is added to")
+    disk_gib: float | None = Field(None, gt=0, description="disk for the clone and its cache, GiB")
+    wait_minutes: float = Field(720, gt=0, description="longest wait for a node that has room")
+    restarts: int = Field(100, ge=0, description="how often one job is made again after it was interrupted")
 
 
 Where = Here | SlurmResources | KubernetesResources
