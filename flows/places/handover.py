@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.stage.cache import _can_hash, _get_stage_hash
+from dvc.stage.cache import RunCacheNotFoundError, _can_hash, _get_stage_hash
 
 from flows.places import Errand
 from flows.stage import ComeAgain, log_path
@@ -53,6 +53,18 @@ def make_errand(stage: str, root: Path = Path()) -> Errand:
         with reaching(remote) as fs:
             _upload(fs, bundle, bundle_url(remote, commit))
     return errand
+
+
+def restorable(stage: str, root: Path) -> bool:
+    """Whether DVC's cache on this machine has what `stage` makes of what it depends on now."""
+    with _reading, _project(root) as repo:
+        found = named(repo, stage)
+        found.save_deps()
+        try:
+            repo.stage_cache.restore(found, dry=True)
+        except RunCacheNotFoundError:
+            return False
+        return True
 
 
 def is_done(errand: Errand) -> bool:
