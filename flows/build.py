@@ -1,22 +1,39 @@
 """The build as a Prefect flow: a task for each stage of dvc.yaml."""
 
-from typing import cast
-from uuid import UUID
+from collections.abc import Callable
+from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dag import Stage
+from flows.lease import building
+from flows.reaper import reap
 from flows.stage import Ended
 from flows.work import Build, Work, say
+from flows.worker import end_with_worker
 
 
 @flow(name="build", task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def build(targets: list[str] | None = None) -> Build:
     """Bring `targets` (default: every stage) up to date, side by side where the DAG allows."""
-    work = Work(targets)
+    end_with_worker()
+    run_log = get_run_logger()
+
+    def tell(line: str) -> None:
+        run_log.info(line)
+        say("build", line)
+
+    with building(Path(), tell, flow_run.get_id(), get_current_settings().api.url):
+        reap(Path(), tell)
+        return _build(Work(targets))
+
+
+def _build(work: Work) -> Build:
     done: dict[str, PrefectFuture[Ended]] = {}
     try:
         for stage in work.stages:
@@ -27,7 +44,8 @@ def build(targets: list[str] | None = None) -> Build:
     except BaseException:  # a signal too: the stages end before the flow does
         work.stop()
         raise
-    show_stages(work.build())
+    finally:
+        show_stages(work.build())
     return work.finished()
 
 
@@ -45,9 +63,10 @@ def run_stage(stage: Stage, work: Work) -> Ended:
 
 def show_progress(stages: list[PrefectFuture[Ended]]) -> None:
     """Wait for all `stages`, and keep a progress artifact at their share that is done."""
-    progress = cast(UUID, create_progress_artifact(0.0, key="build-progress", description="Stages that are done."))
+    show = _Shown("progress")
+    progress = show(create_progress_artifact, 0.0, key="build-progress", description="Stages that are done.")
     for count, _ in enumerate(as_completed(stages), start=1):
-        update_progress_artifact(progress, 100 * count / len(stages))
+        show(update_progress_artifact, progress, 100 * count / len(stages))
 
 
 def show_stages(build: Build) -> None:
@@ -56,4 +75,23 @@ def show_stages(build: Build) -> None:
         {"stage": ended.stage, "outcome": ended.outcome, "seconds": round(ended.seconds, 1), "reason": ended.reason}
         for ended in build.stages
     ]
-    create_table_artifact(table=rows, key="build", description="What became of each stage.")
+    _Shown("table")(create_table_artifact, table=rows, key="build", description="What became of each stage.")
+
+
+class _Shown:
+    """Calls of Prefect that a build goes on without: after one that fails, no other is made."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.failed = False
+
+    def __call__(self, call: Callable[..., object], *arguments: object, **options: object) -> object:
+        """What `call` returns, or None."""
+        if self.failed:
+            return None
+        try:
+            return call(*arguments, **options)
+        except Exception as error:
+            self.failed = True
+            say("build", f"Prefect doesn't take the {self.what} of this build: {type(error).__name__}")
+            return None

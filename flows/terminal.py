@@ -6,13 +6,15 @@ import signal
 import sys
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
-from flows.work import Build, Work, say
+from flows.lease import building
+from flows.server import ServerFailed, own_server
+from flows.stage import StageFailed
+from flows.work import Build, Work, build_locally, say
+from stages.params import Refusal
 
-# For a run without a server. A server that is given by the environment, or a profile, is used as it is.
 _PREFECT = {
-    # The first start makes a database: 6 to 12 s here, 75 s were seen on slow disks; Prefect's own limit is 20.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # Its own lines go to its database; the terminal has ours.
@@ -21,22 +23,46 @@ _PREFECT = {
 }
 
 
-def build_with_prefect(targets: Iterable[str]) -> Build:
+def build_with_prefect(targets: Iterable[str], root: Path = Path()) -> Build:
     """Bring `targets` up to date as a Prefect flow.
 
-    With no server of one's own and nothing to do, Prefect isn't started: that alone takes seconds.
+    With no server of one's own and nothing to do, Prefect isn't started: that alone takes seconds. And where Prefect
+    can't record the build, or not to its end, it goes on without.
     """
     for name, value in _PREFECT.items():
         os.environ.setdefault(name, value)
-    if not os.environ.get("PREFECT_API_URL"):
-        work = Work(targets)
-        if work.up_to_date:
-            for stage in work.stages:
-                work.do(stage, partial(say, stage.name))
-            return work.finished()
-    from flows.build import build  # Prefect reads the environment as it is imported
+    targets, tell = list(targets), partial(say, "build")
+    with building(root, tell):
+        if not os.environ.get("PREFECT_API_URL"):
+            work = Work(targets, root)
+            if work.up_to_date:
+                for stage in work.stages:
+                    work.do(stage, partial(say, stage.name))
+                return work.finished()
+        try:
+            return _recorded(targets)
+        except (Refusal, StageFailed):
+            raise
+        except Exception as error:  # of Prefect: what was built is built, and the rest isn't waited for by anybody else
+            tell(f"Prefect doesn't record this build any more ({_sentence(error)}); it goes on without")
+            return build_locally(targets, root)
 
-    return build(list(targets))
+
+def _recorded(targets: list[str]) -> Build:
+    # Not at the top: Prefect reads the environment as it is imported.
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    from flows.build import build
+
+    if get_current_settings().api.url:  # by the environment, or by a profile
+        return build(targets)
+    with own_server() as url, temporary_settings({PREFECT_API_URL: url}):
+        return build(targets)
+
+
+def _sentence(error: Exception) -> str:
+    """Why, without an address: it may hold a password."""
+    return str(error) if isinstance(error, ServerFailed) else type(error).__name__
 
 
 def watched() -> None:
