@@ -22,7 +22,7 @@ COME_AGAIN = 75  # EX_TEMPFAIL: a stage that was preempted, and has saved what i
 BURST = 5  # lines passed on per look at the log; the rest is in the file
 LOOK_EVERY_SECONDS = 0.5
 END_BYTES = 1 << 16
-GRACE_SECONDS = 30.0
+GRACE_SECONDS = 20.0  # Prefect gives a cancelled flow 30
 
 # What dvc itself says, and the flow says shorter, if at all.
 _OF_DVC = re.compile(
