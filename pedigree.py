@@ -98,21 +98,23 @@ def draw(folder: Annotated[Path, typer.Argument(help="Where to.")] = Path("docs/
 
 @app.command()
 def verify(
+    rev: Annotated[str | None, typer.Argument(help="A commit, tag or branch; default: the last commit.")] = None,
     data_only: Annotated[bool, typer.Option("--data-only", help="Leave the model out.")] = False,
     keep: Annotated[Path | None, typer.Option("--keep", help="Build in this new folder, and leave it.")] = None,
 ) -> None:
-    """Build the commit again in a clean clone without a cache, and compare every digest.
+    """Build a commit again in a clean clone without a cache, and compare every digest.
 
     Example: pedigree verify --data-only
     """
-    from flows.rebuild import rebuild
+    from flows.rebuild import as_committed, rebuild
     from flows.terminal import watched
     from lineage.builds import DATA, print_verdict, read_outs
 
-    read_outs(Path())  # refuses before the long part
     watched()
-    with rebuild(keep, DATA if data_only else None) as clone:
-        raise typer.Exit(print_verdict(Path(), clone, data_only))
+    with as_committed(rev) as before:
+        read_outs(before)  # refuses before the long part
+        with rebuild(keep, DATA if data_only else None, rev=rev) as clone:
+            raise typer.Exit(print_verdict(before, clone, data_only))
 
 
 @app.command()

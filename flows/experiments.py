@@ -9,7 +9,6 @@ experiment is an ordinary one: `dvc exp show`, `dvc exp apply NAME`.
 
 import fcntl
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,7 +21,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import yaml
@@ -30,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from flows.bound import start_bound
+from flows.bound import Bound
 from flows.stage import Tell, end_of
 from flows.work import say
 from stages.params import Refusal
@@ -157,9 +155,7 @@ class Sweep:
         self.targets = list(targets)
         self.base = _output(["git", "rev-parse", "HEAD"], self.root)
         self._lock = -1
-        self._live: set[subprocess.Popen[bytes]] = set()
-        self._guard = Lock()
-        self._stopping = False
+        self._commands = Bound()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -181,7 +177,7 @@ class Sweep:
             try:
                 yield
             except BaseException:  # a signal too: the children end before the lock is given up
-                self.stop()
+                self._commands.stop()
                 raise
 
     def run(self, experiment: Experiment, tell: Tell) -> Result:
@@ -199,18 +195,8 @@ class Sweep:
         tell(f"done in {result.seconds:.1f} s" + (f": {value} bits per byte" if value is not None else ""))
         return result
 
-    def stop(self) -> None:
-        """End the running builds, which save what they have; no other one starts."""
-        with self._guard:
-            self._stopping = True
-            live = list(self._live)
-        for child in live:
-            child.terminate()
-        for child in live:
-            child.wait()
-
     def _run(self, experiment: Experiment) -> float | None:
-        if self._stopping:
+        if self._commands.stopping:
             raise ExperimentFailed("stopped")
         clone = self._folder(experiment)
         self._clone(clone)
@@ -219,10 +205,10 @@ class Sweep:
         # What the commit has is taken from the cache at once, not stage by stage; what isn't there is built.
         self._child(["dvc", "checkout", "--quiet", "--allow-missing"], clone, log)
         if code := self._child(["pedigree", "run", "--local", *self.targets], clone, log):
-            raise ExperimentFailed(_why(code, log))
+            raise ExperimentFailed(why(code, log))
         saved = log.with_suffix(".save.log")
         if code := self._child(["dvc", "exp", "save", "--force", "--name", experiment.name], clone, saved):
-            raise ExperimentFailed(f"dvc exp save: {_why(code, saved)}")
+            raise ExperimentFailed(f"dvc exp save: {why(code, saved)}")
         saved.unlink()
         self._keep(experiment, clone)
         return _bits_per_byte(clone)
@@ -234,19 +220,9 @@ class Sweep:
         (folder / ".dvc/config.local").write_text(CONFIG.format(cache=cache), encoding="utf-8")
 
     def _child(self, command: Sequence[str], folder: Path, log: Path) -> int:
-        """How a command of this Python ended in `folder`."""
-        environment = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-        if not settings().scratch_url:
-            environment["PEDIGREE_SCRATCH"] = str(self.root / settings().scratch_folder)
-        with self._guard:
-            if self._stopping:
-                raise ExperimentFailed("stopped")
-            child = start_bound([sys.executable, "-m", *command], folder, log, environment, [self._lock])
-            self._live.add(child)
-        try:
-            return child.wait()
-        finally:
-            self._live.discard(child)
+        """How a command ended in `folder`."""
+        scratch = {} if settings().scratch_url else {"PEDIGREE_SCRATCH": str(self.root / settings().scratch_folder)}
+        return self._commands.run(command, folder, log, scratch, [self._lock])
 
     def _keep(self, experiment: Experiment, clone: Path) -> None:
         """Bring the experiment's commit from the clone; its data are in the common cache."""
@@ -274,7 +250,7 @@ def _name(values: Mapping[str, Sequence[Any]], combination: Sequence[Any]) -> st
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")
 
 
-def _why(code: int, log: Path) -> str:
+def why(code: int, log: Path) -> str:
     """The sentence by which a command ended, out of what it said."""
     lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
     sentences = [line.partition(": ")[2] for line in lines if line.lower().startswith("error: ")]

@@ -22,25 +22,49 @@ CONFIG = """\
 
 
 @contextmanager
-def rebuild(keep: Path | None = None, targets: Iterable[str] | None = None, root: Path = Path()) -> Iterator[Path]:
-    """The folder in which HEAD of the project at `root` was built again, gone after the block unless it is `keep`.
+def rebuild(
+    keep: Path | None = None, targets: Iterable[str] | None = None, root: Path = Path(), rev: str | None = None
+) -> Iterator[Path]:
+    """The folder in which a commit of the project at `root` was built again, gone after the block unless it is `keep`.
+
+    The commit is that of `rev`, a tag say; by default HEAD.
 
     Raises:
-        Refusal: if `root` is no git repository, or `keep` isn't empty.
+        Refusal: if `root` is no git repository or has no such commit, or `keep` isn't empty.
         StageRefused, StageFailed: if a stage doesn't end well there.
     """
     with _folder(keep) as folder:
-        clone(root, folder)
+        clone(root, folder, rev)
         with _own_scratch(folder, root):
             build_locally(targets, folder)
         yield folder
 
 
-def clone(root: Path, folder: Path) -> None:
+@contextmanager
+def as_committed(rev: str | None, root: Path = Path()) -> Iterator[Path]:
+    """A folder with the dvc.lock that the commit of `rev` has, and the cache of `root`; without a `rev`, `root` itself.
+
+    Raises:
+        Refusal: if there is no such commit, or no dvc.lock in it.
+    """
+    if rev is None:
+        yield root
+        return
+    with tempfile.TemporaryDirectory(prefix="pedigree-committed-") as name:
+        folder = Path(name)
+        (folder / "dvc.lock").write_text(_git(root, "show", f"{_commit(root, rev)}:./dvc.lock"), encoding="utf-8")
+        (folder / ".dvc").mkdir()
+        (folder / ".dvc" / "cache").symlink_to((root / ".dvc" / "cache").resolve())
+        yield folder
+
+
+def clone(root: Path, folder: Path, rev: str | None = None) -> None:
     """Put the committed files of `root` into `folder`, as a DVC project with a cache of its own."""
-    if changed := _git(root, "status", "--porcelain"):
+    commit = _commit(root, rev or "HEAD")
+    if rev is None and (changed := _git(root, "status", "--porcelain")):
         say("verify", f"{len(changed.splitlines())} uncommitted changes are not part of the copy")
     _git(root, "clone", "--quiet", "--no-hardlinks", ".", str(folder.resolve()))
+    _git(folder, "checkout", "--quiet", "--detach", commit)
     cache = folder.resolve() / ".dvc" / "cache"
     (folder / ".dvc" / "config.local").write_text(CONFIG.format(cache=cache), encoding="utf-8")
     say("verify", f"building {_git(folder, 'rev-parse', 'HEAD')[:12]} again in {folder}")
@@ -70,6 +94,10 @@ def _own_scratch(folder: Path, root: Path) -> Iterator[None]:
     finally:
         if given is not None:
             os.environ["PEDIGREE_SCRATCH"] = given
+
+
+def _commit(root: Path, rev: str) -> str:
+    return _git(root, "rev-parse", "--verify", "--end-of-options", f"{rev}^{{commit}}")
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from flows.rebuild import rebuild
+from flows.rebuild import as_committed, rebuild
 from flows.work import build_locally
-from lineage.builds import print_verdict
+from lineage.builds import compare, print_verdict
 from stages.params import Refusal
 
 # DVC 3.67 reads the graph through a deprecated property of pygtrie's.
@@ -58,5 +58,24 @@ def test_a_kept_folder_must_be_empty(committed, tmp_path):
 
 
 def test_a_folder_without_git_is_refused(diamond):
-    with pytest.raises(Refusal, match=r"git status failed in .*not a git repository"), rebuild():
+    with pytest.raises(Refusal, match=r"git rev-parse failed in .*not a git repository"), rebuild():
+        pass
+
+
+def test_an_older_commit_is_built_again_and_compared_with_its_own_lock(committed):
+    git(committed.root, "tag", "base@v1.0.0")
+    committed.change("left", "of a later version")
+    build_locally(["left", "alone"])
+    git(committed.root, "commit", "--quiet", "--all", "--message", "later")
+
+    with as_committed("base@v1.0.0") as before, rebuild(targets=["left", "alone"], rev="base@v1.0.0") as clone:
+        assert (clone / "in/left").read_text() == "left"
+        assert all(pair.equal for pair in compare(before, clone))
+        assert [pair.out.path for pair in compare(committed.root, clone) if not pair.equal] == ["out/left"]
+
+    assert not before.exists()
+
+
+def test_a_commit_that_is_not_there_is_refused(committed):
+    with pytest.raises(Refusal, match="git rev-parse failed"), as_committed("base@v9.9.9"):
         pass
