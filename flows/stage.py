@@ -108,12 +108,19 @@ class Children:
         with self._lock:
             self.stopping = True
             live = list(self._live)
-        trees = [tree for child in live for tree in _tree(child.pid)]
+        below = [process for child in live for process in _below(child.pid)]
+        limit = time.monotonic() + grace
         for child in live:
             child.terminate()
-        _, left = psutil.wait_procs(trees, timeout=grace)
+        # Not for the children themselves: psutil would take their exit codes away from those who follow them.
+        _, left = psutil.wait_procs(below, timeout=grace)
         for process in left:
             process.kill()
+        for child in live:
+            try:
+                child.wait(max(0.1, limit - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
 
     @contextmanager
     def _dvc(self, arguments: list[str], root: Path, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
@@ -208,9 +215,8 @@ def _outcome(stage: str, output: str) -> str:
     return "restored" if f"Stage '{stage}' is cached - skipping run" in output else "ran"
 
 
-def _tree(pid: int) -> list[psutil.Process]:
+def _below(pid: int) -> list[psutil.Process]:
     try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
+        return list(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return []
