@@ -11,7 +11,9 @@ from pathlib import Path
 from threading import Event
 
 from flows.dag import Stage, read_dag
+from flows.lease import STATE, building
 from flows.limits import Slots
+from flows.mend import keep_lock
 from flows.settings import flow_settings
 from flows.stage import Children, ComeAgain, Ended, StageFailed, StageRefused, Stopped, Tell
 
@@ -72,6 +74,8 @@ class Work:
             raise
         finally:
             self._ended[stage.name] = ended
+        if ended.outcome != "cached":
+            keep_lock(self.root, self.root / STATE)
         tell(ended.outcome if ended.outcome == "cached" else f"{ended.outcome} in {ended.seconds:.1f} s")
         return ended
 
@@ -123,7 +127,11 @@ def build_locally(targets: Iterable[str] | None = None, root: Path = Path()) -> 
     Raises:
         StageRefused, StageFailed: if a stage is not up to date at the end.
     """
-    work = Work(targets, root)
+    with building(root, partial(say, "build")):
+        return _build_locally(Work(targets, root))
+
+
+def _build_locally(work: Work) -> Build:
     # A thread for each stage: those that wait for others must not keep a ready one from starting.
     with ThreadPoolExecutor(max(1, len(work.stages))) as pool:
         done: dict[str, Future[Ended]] = {}
