@@ -6,10 +6,10 @@ UNLOCKED := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda
     nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
     nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
 
-.PHONY: help setup repro test check format verify bench bench-flows campaign lock clean
+.PHONY: help setup repro test test-build check format verify bench bench-flows campaign lock clean
 
 help:  ## What can be made.
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
 setup: .venv/ready  ## Install everything, locked, into .venv.
 
@@ -24,8 +24,11 @@ repro: setup  ## Build what isn't up to date, and say what was made.
 	dvc repro
 	pedigree summary
 
-test: setup  ## All tests, on a tiny corpus, and the default build if it isn't there yet.
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: setup  ## All tests but those of the default build: tiny projects, real servers.
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not default_build"
+
+test-build: setup  ## The default build, made if it isn't there yet, and what is promised of it.
+	python -m pytest -m default_build tests/test_default_build.py
 
 check: setup  ## Format, lint, types, import arrows.
 	ruff format --check .
