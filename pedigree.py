@@ -153,5 +153,17 @@ def stage(
     raise typer.Exit(run_there(commit, name, remote, machine))
 
 
+@app.command()
+def automations() -> None:
+    """Have the Prefect server tell people of runs that don't begin, fall silent or last too long.
+
+    Example: PEDIGREE_FLOW_WEBHOOK=https://… pedigree automations
+    """
+    from flows.automations import load_automations
+
+    for name in load_automations():
+        print(name)
+
+
 if __name__ == "__main__":
     app()

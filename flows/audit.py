@@ -29,6 +29,7 @@ from flows.licences import trouble_with_source
 from flows.notify import tell_failure
 from flows.stage import end_of
 from flows.work import say
+from flows.worker import end_with_worker
 from stages.params import read_params
 
 ARTIFACT, STAGE = "base", "prod"
@@ -65,6 +66,7 @@ def audit(rev: str | None = None, advisories: str = OSV, data_only: bool = False
     Raises:
         AuditFailed: if a part is broken; the table stays as an artifact.
     """
+    end_with_worker()
     root, commands = Path(), Bound()
     version = rev or current_version(root) or "HEAD"
     try:

@@ -12,13 +12,19 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dag import Stage
 from flows.lease import building
+from flows.notify import tell_failure
 from flows.reaper import reap
 from flows.stage import Ended
 from flows.work import Build, Work, say
 from flows.worker import end_with_worker
 
 
-@flow(name="build", task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+@flow(
+    name="build",
+    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]
+    on_failure=[tell_failure],
+    on_crashed=[tell_failure],
+)
 def build(targets: list[str] | None = None) -> Build:
     """Bring `targets` (default: every stage) up to date, side by side where the DAG allows."""
     end_with_worker()

@@ -10,6 +10,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.experiments import Experiment, Result, Sweep, combinations, ranked, show
 from flows.notify import tell_failure, tell_people
 from flows.work import say
+from flows.worker import end_with_worker
 
 
 @flow(
@@ -23,6 +24,7 @@ def sweep(values: dict[str, list[Any]], at_once: int = 1, targets: list[str] | N
 
     One that fails is a row with its reason; people are told, and the others go on.
     """
+    end_with_worker()
     experiments, work, free = combinations(values), Sweep(targets=targets or ()), Semaphore(at_once)
     with work.held():
         done = [

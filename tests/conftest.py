@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import Project, make_project
 
-pytest_plugins = ["servers.kubernetes_api", "servers.prefect_server", "servers.s3"]
+pytest_plugins = ["servers.kubernetes_api", "servers.prefect_server", "servers.s3", "servers.postgres"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,22 +1,13 @@
 """The same build as a Prefect flow, with a server of its own."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import get_current_settings
 
 from flows.build import build
 from flows.dag import read_dag
 from flows.stage import StageRefused
-
-PROJECT = Path(__file__).parents[2]
 
 # DVC 3.67 reads the graph through a deprecated property of pygtrie's.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -51,21 +42,3 @@ def test_a_build_that_ends_well_is_the_flow_s_result(diamond):
     result = build(["alone"])
 
     assert [(ended.stage, ended.outcome) for ended in result.stages] == [("alone", "ran")]
-
-
-@pytest.mark.usefixtures("prefect")
-def test_the_deployment_loads_and_is_asleep():
-    environment = os.environ | {"PREFECT_API_URL": get_current_settings().api.url}
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name="pedigree", type="process"))
-
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-            cwd=PROJECT, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-        assert done.returncode == 0, done.stdout + done.stderr
-        deployment = client.read_deployment_by_name("build/weekly")
-    assert deployment.entrypoint == "flows/build.py:build"
-    assert deployment.pull_steps[0]["prefect.deployments.steps.set_working_directory"]["directory"] == str(PROJECT)
-    assert [schedule.active for schedule in deployment.schedules] == [False]
