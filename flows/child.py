@@ -1,6 +1,7 @@
 """dvc as the child of a flow, which outlives neither the flow nor its own stage.
 
     python -P child.py PID_OF_THE_FLOW ARGUMENTS_OF_DVC…
+    python -P child.py PID_OF_THE_FLOW store ARGUMENTS      see flows/exchange.py
 
 A bare dvc that is killed or terminated leaves its stage running, and the next dvc would start a second
 one. So a SIGTERM is handed on to the stage, and dvc goes on waiting for it and says how it ended.
@@ -10,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
@@ -24,9 +26,15 @@ def main() -> None:
     # Ctrl-C reaches the whole group; the flow makes it a SIGTERM, on which a stage saves what it has.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(flow)
+    arguments = sys.argv[2:]
+    if arguments[0] == "store":
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from flows.exchange import main as exchange
+
+        sys.exit(exchange(arguments[1:]))
     from dvc.cli import main as dvc  # only now: its import takes longer than a flow may live
 
-    sys.exit(dvc(sys.argv[2:]))
+    sys.exit(dvc(arguments))
 
 
 def die_with(flow: int) -> None:

@@ -45,6 +45,10 @@ class ComeAgain(RuntimeError):
     """What stopped the stage lies outside it: a lock, a preemption. It is worth another try."""
 
 
+class Unreached(StageRefused, ComeAgain):
+    """The remote does not answer: worth another try; after the last one a user has to see to it."""
+
+
 class Stopped(RuntimeError):
     """The build was stopped before or while this stage ran."""
 
@@ -71,7 +75,8 @@ class Children:
     def repro(self, stage: str, root: Path, tell: Tell, pull: bool = False, log: Path | None = None) -> Ended:
         """Bring `stage` up to date, without those before it; `tell` hears some of what it says.
 
-        With `pull`, what it depends on and what the run-cache has of it come from the default remote. `log` is
+        With `pull`, what it lacks of its inputs, and its result if it was made before, come from the default
+        remote (flows/exchange.py). `log` is
         where all goes that it says, by default `log_path`.
 
         Raises:
@@ -79,13 +84,32 @@ class Children:
             Stopped: if `stop` was called.
         """
         begin, log = time.monotonic(), log or log_path(stage, root)
-        options = ["--single-item", *(["--pull"] if pull else [])]
-        with self._dvc(["--wait-for-lock", "repro", *options, stage], root, log) as child:
+        command = ["store", "restore"] if pull else ["--wait-for-lock", "repro", "--single-item"]
+        with self._dvc([*command, stage], root, log) as child:
             follow(child, log, tell)
         output = end_of(log)
         if not child.returncode:
             return Ended(stage, _outcome(stage, output), time.monotonic() - begin)
-        raise Stopped(f"{stage}: stopped") if self.stopping else why_failed(stage, output, log)
+        if self.stopping:
+            raise Stopped(f"{stage}: stopped")
+        raise _of_store(child.returncode, output) or why_failed(stage, output, log)
+
+    def push(self, stages: list[str], root: Path, tell: Tell) -> str:
+        """Upload what the remote lacks of `stages` (none: of all); what the child said last.
+
+        Raises:
+            StageRefused, StageFailed, Unreached: why it isn't there.
+            Stopped: if `stop` was called.
+        """
+        log = log_path("-".join(["push", *stages]), root)
+        with self._dvc(["store", "push", *stages], root, log) as child:
+            follow(child, log, tell)
+        output = end_of(log)
+        if not child.returncode:
+            return output.strip().rpartition("\n")[2]
+        if self.stopping:
+            raise Stopped("push: stopped")
+        raise _of_store(child.returncode, output) or why_failed("push", output, log)
 
     def dvc(self, arguments: list[str], root: Path, log: Path, tell: Tell) -> None:
         """Run dvc (`push`, `pull`) with `arguments`; all that it says is in `log`.
@@ -131,6 +155,9 @@ class Children:
             self._live.add(child)
         try:
             yield child
+        except BaseException:  # Ctrl-C, while the flow itself waits for it
+            child.terminate()
+            raise
         finally:
             child.wait()
             self._live.discard(child)
@@ -207,6 +234,12 @@ def why_failed(stage: str, output: str, log: Path) -> Exception:
         return ComeAgain(f"{stage}: {sentence or lines[-1]}")
     what = f"exited with {code}" if code is not None else (lines[-1] if lines else "dvc was killed")
     return StageFailed(f"{stage}: {what.removeprefix('ERROR: ')}; all it said is in {log}")
+
+
+def _of_store(code: int, output: str) -> Exception | None:
+    """What flows/exchange.py refused by itself: dvc and its stages have other exit codes."""
+    sentence = next((line[7:] for line in reversed(output.splitlines()) if line.startswith("error: ")), "")
+    return {USER_ERROR: StageRefused(sentence), COME_AGAIN: Unreached(sentence)}.get(code) if sentence else None
 
 
 def _outcome(stage: str, output: str) -> str:

@@ -3,21 +3,28 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 from flows.dag import Stage, read_dag
 from flows.lease import STATE, building
 from flows.limits import Slots
 from flows.mend import keep_lock
+from flows.places.errands import Errands
+from flows.places.settings import Here, read_places
 from flows.settings import flow_settings
 from flows.stage import Children, ComeAgain, Ended, StageFailed, StageRefused, Stopped, Tell
+from flows.store import Store
+from stages.params import Refusal
 
 log = logging.getLogger("pedigree.flows")
+
+R = TypeVar("R")
 
 # Between the tries of a stage that something outside it kept from running: a lock is soon free, a node is not.
 RETRY_AFTER_SECONDS = (1.0, 10.0, 30.0, 60.0, 120.0)
@@ -43,13 +50,18 @@ class Build:
 class Work:
     """The stages of one build, with all that their threads share."""
 
-    def __init__(self, targets: Iterable[str] | None = None, root: Path = Path()) -> None:
+    def __init__(self, targets: Iterable[str] | None = None, root: Path = Path(), push: bool = True) -> None:
         self.root = root
-        self.stages = read_dag(root).in_order(targets or ())
+        dag = read_dag(root)
+        self.stages = dag.in_order(targets or ())
+        self._places = read_places(root)
+        self._places.check(stage.name for stage in dag.stages)
         self._slots = Slots(flow_settings().slots)
         self._children = Children()
         self._ended: dict[str, Ended] = {}
         self._stop = Event()
+        self._store = Store(root, self._children, push)
+        self._errands = Errands(root, self._children, self._stop)
 
     @property
     def up_to_date(self) -> bool:
@@ -69,11 +81,12 @@ class Work:
             ended = Ended(stage.name, "not run", time.monotonic() - begin)
             raise
         except Exception as error:
-            ended = Ended(stage.name, "failed", time.monotonic() - begin, str(error), isinstance(error, StageRefused))
+            ended = Ended(stage.name, "failed", time.monotonic() - begin, str(error), isinstance(error, Refusal))
             tell(f"failed: {error}")
             raise
         finally:
             self._ended[stage.name] = ended
+        self._store.take(ended, partial(say, stage.name))
         if ended.outcome != "cached":
             keep_lock(self.root, self.root / STATE)
         tell(ended.outcome if ended.outcome == "cached" else f"{ended.outcome} in {ended.seconds:.1f} s")
@@ -82,43 +95,70 @@ class Work:
     def stop(self) -> None:
         """Have the running stages save what they have and end; wait for them. No other one starts."""
         self._stop.set()
+        self._store.stop()
         self._children.stop()
+        self._errands.wait()
 
     def build(self) -> Build:
         """What became of each stage so far."""
         return Build(tuple(self._ended.get(stage.name, Ended(stage.name, "not run")) for stage in self.stages))
 
     def finished(self) -> Build:
-        """The build, if every stage is up to date.
+        """The build, if every stage is up to date, and in the remote.
 
         Raises:
-            StageRefused: if a stage was refused, and nothing else went wrong.
+            StageRefused: if a stage or the remote was refused, and nothing else went wrong.
             StageFailed: if one failed for any other reason.
         """
         build = self.build()
         say("build", str(build))
+        self._push(build)
         if not build.failed:
             return build
-        sentences = "; ".join(ended.reason for ended in build.failed)
+        sentences = "; ".join(dict.fromkeys(ended.reason for ended in build.failed))
         raise StageRefused(sentences) if all(ended.refused for ended in build.failed) else StageFailed(sentences)
+
+    def _push(self, build: Build) -> None:
+        """Push what there is, also of a build that failed; but then that is what has to be heard of."""
+        tell = partial(say, "store")
+        try:
+            self._store.end(tell, partial(self._trying, tell, pauses=() if build.failed else RETRY_AFTER_SECONDS))
+        except (StageRefused, StageFailed) as error:
+            if not build.failed:
+                raise
+            tell(f"not pushed: {error}")
+        except BaseException:  # a signal
+            self.stop()
+            raise
 
     def _may_have_changed(self, stage: Stage) -> bool:
         """Whether DVC has to be asked (again): it was stale at the start, or one before it was run."""
         return stage.stale or any(self._ended[name].outcome != "cached" for name in stage.upstream)
 
     def _run(self, stage: Stage, tell: Tell) -> Ended:
-        for pause in (*RETRY_AFTER_SECONDS, None):
+        self._store.begin()
+        return self._trying(tell, partial(self._try, stage, tell), RETRY_AFTER_SECONDS)
+
+    def _trying(self, tell: Tell, action: Callable[[], R], pauses: Iterable[float]) -> R:
+        """What `action` returns, which is tried again after each of `pauses` seconds if it says so."""
+        for pause in (*pauses, None):
             try:
-                with self._slots.taken(self._slots.needs(stage.kind)):
-                    tell("started")
-                    return self._children.repro(stage.name, self.root, tell)
+                return action()
             except ComeAgain as error:
                 if pause is None:
                     raise
                 tell(f"{error}; again in {pause:.0f} s")
             if self._stop.wait(pause):
-                raise Stopped(f"{stage.name}: stopped before its next try")
+                raise Stopped("stopped before its next try")
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _try(self, stage: Stage, tell: Tell) -> Ended:
+        where = self._places.of(stage.name)
+        if not isinstance(where, Here):
+            return self._errands.run(stage.name, stage.upstream, where, tell)
+        with self._slots.taken(self._slots.needs(stage.kind)):
+            tell("started")
+            return self._children.repro(stage.name, self.root, tell, pull=bool(self._store.remote))
 
 
 def build_locally(targets: Iterable[str] | None = None, root: Path = Path()) -> Build:

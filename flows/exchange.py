@@ -1,0 +1,295 @@
+"""What a build asks of the default DVC remote. It runs as the child of a flow, see flows/child.py.
+
+    restore STAGE   fetch what DVC would restore the stage with, and have DVC bring it up to date
+    push [STAGE…]   upload the outs of the stages (default: all), and their entries of the run-cache
+
+DVC's own `repro --pull` copies the whole run-cache each time, trains a model again if a download breaks off, and
+holds the lock of the project meanwhile, as its `push` does; neither looks at a digest. Here a stage asks for the
+one entry that it needs, what breaks off is an error, each object that arrives is compared with its digest, and
+stages begin and end while others download and upload.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.stage.cache import _can_hash, _get_cache_hash, _get_stage_hash
+from dvc.stage.serialize import to_single_stage_lockfile
+
+from infra.store.remote import Remote, Unreachable, digest_of, explained, remote_of
+from stages.params import Refusal
+from stages.process import progress
+
+log = logging.getLogger("pedigree")
+
+USER_ERROR = 2
+COME_AGAIN = 75
+AT_ONCE = 16  # objects on their way
+LEFT_AFTER_SECONDS = 86400  # no download of one object takes as long
+
+
+class Gone(Exception):
+    """The remote doesn't have an object, or not as its digest says."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The cache of this project, and its remote."""
+
+    repo: Repo
+    remote: Remote
+
+    def cached(self, md5: str) -> Path:
+        """Where the cache has the object with this digest, if it has it."""
+        return Path(self.repo.cache.local.oid_to_path(md5))
+
+    @property
+    def cache(self) -> Path:
+        """The root of the cache."""
+        return Path(self.repo.cache.legacy.path)
+
+
+def main(arguments: list[str]) -> int:
+    """Do what `arguments` say; the exit code: 2 for what a user can mend, 75 for what may be well in a while."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("pedigree").setLevel(logging.INFO)
+    command, *names = arguments
+    # Not after the transfers that are under way: they leave nothing that is half-done under its name.
+    of_stage = signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(128 + signum))
+    try:
+        if command == "push":
+            return push(names)
+        fetch(*names)
+        signal.signal(signal.SIGTERM, of_stage)
+        return repro(*names)
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr, flush=True)
+        return COME_AGAIN if isinstance(refusal, Unreachable) else USER_ERROR
+
+
+def fetch(name: str) -> None:
+    """Fetch what DVC would restore the stage `name` with, if the remote has it."""
+    with Repo(_wait_for_lock=True) as repo:
+        place = _place(repo)
+        [stage] = repo.stage.collect(name)
+        _fetch_inputs(place, stage)
+        with repo.lock:
+            digests = _needed(place, stage)
+        _fetch_outs(place, name, digests)
+
+
+def repro(name: str) -> int:
+    """Bring the stage `name` up to date by DVC, without those before it; DVC's exit code."""
+    from dvc.cli import main as dvc
+
+    return int(dvc(["--wait-for-lock", "repro", "--single-item", name]))
+
+
+def push(names: list[str]) -> int:
+    """Upload what the remote lacks of the stages `names` (default: all): outs, and what made them of what."""
+    with Repo(_wait_for_lock=True) as repo:
+        place = _place(repo)
+        with repo.lock:
+            stages = [stage for name in names for stage in repo.stage.collect(name)] or repo.index.stages
+            outs = [out.hash_info.value for stage in stages for out in stage.outs if _is_pushed(out)]
+            entries = [entry for stage in stages if (entry := _entry_path(place, stage))]
+        count, size = _push_objects(place, outs)
+        count += sum(_map(lambda entry: _put(place, place.cache / entry, entry), entries, "push", "entries"))
+    log.info("pushed %d objects, %.1f MB", count, size / 1e6)
+    return 0
+
+
+def _place(repo: Repo) -> Place:
+    remote = remote_of(repo)
+    assert remote  # or nobody had asked
+    remote.probe()
+    place = Place(repo, remote)
+    _clear(place)
+    return place
+
+
+def _clear(place: Place) -> None:
+    """Remove what downloads left that were killed."""
+    for path in (place.cache / "partial").glob("*"):
+        if path.stat().st_mtime < time.time() - LEFT_AFTER_SECONDS:
+            path.unlink(missing_ok=True)
+
+
+def _fetch_inputs(place: Place, stage: Any) -> None:
+    """Have what the stages before this one made, where it isn't here: on a node that runs just this stage."""
+    before = [out for other in place.repo.index.stages for out in other.outs if _is_input(out, stage)]
+    lacking = [out for out in before if out.hash_info and not out.exists]
+    if lacking:
+        _fetch_outs(place, f"inputs of {stage.addressing}", [out.hash_info.value for out in lacking])
+        place.repo.checkout([out.def_path for out in lacking], force=True)
+
+
+def _is_input(out: Any, stage: Any) -> bool:
+    """Whether the stage depends on this out, on a file in it, or on a folder that it is in."""
+    path = Path(out.fs_path)
+    return any(path.is_relative_to(dep.fs_path) or Path(dep.fs_path).is_relative_to(path) for dep in stage.deps)
+
+
+def _needed(place: Place, stage: Any) -> list[str]:
+    """The digests of what DVC would restore the stage with; none if it is up to date, or was never built."""
+    try:
+        if not stage.changed():
+            return []
+        entry = _entry(place, stage)
+    except DvcException:  # a dependency is missing, say: DVC will tell
+        return []
+    return [out["md5"] for out in entry["outs"] if "md5" in out] if entry else []
+
+
+def _entry(place: Place, stage: Any) -> dict[str, Any] | None:
+    """What the stage made of its inputs as they are, by dvc.lock or by the run-cache, as DVC's `restore` has it."""
+    if not stage.changed_stage() and stage.deps_cached() and all(out.hash_info for out in stage.outs):
+        return dict(to_single_stage_lockfile(stage))
+    stage.save_deps()
+    if not _can_hash(stage):
+        return None
+    _fetch_entries(place, _get_stage_hash(stage))
+    entry = place.repo.stage_cache._load(stage)
+    return dict(entry) if entry else None
+
+
+def _fetch_entries(place: Place, key: str) -> None:
+    """Have the entries of the run-cache for these inputs, the newest last, unless there are some already."""
+    folder = f"runs/{key[:2]}/{key}"
+    if (place.cache / folder).is_dir():
+        return
+    with explained(place.remote):
+        found = sorted(place.remote.find(folder).items(), key=lambda item: str(item[1].get("LastModified", "")))
+        for path, _ in found:
+            _get(place, path, place.cache / folder / path.rpartition("/")[2])
+
+
+def _fetch_outs(place: Place, name: str, digests: list[str]) -> None:
+    try:
+        fetched = _fetch(place, digests, name)
+        folders = [md5 for md5 in digests if md5.endswith(".dir")]
+        fetched += _fetch(place, [md5 for folder in folders for md5 in files_of(place.cached(folder))], name)
+    except Gone as gone:
+        log.info("%s: %s; it has to run", name, gone)
+        return
+    if fetched:
+        log.info("%s: downloaded %d objects, %.1f MB", name, len(fetched), sum(fetched) / 1e6)
+
+
+def _fetch(place: Place, digests: Iterable[str], name: str) -> list[int]:
+    """The sizes of those of the objects that weren't in the cache, and are now."""
+    lacking = sorted({md5 for md5 in digests if not place.cached(md5).exists()})
+    return _map(lambda md5: _get_object(place, md5), lacking, f"{name}: download", "objects")
+
+
+def _get_object(place: Place, md5: str) -> int:
+    path = place.cached(md5)
+    size = _get(place, place.remote.object(md5), path, md5.removesuffix(".dir"))
+    place.repo.cache.local.protect(str(path))
+    return size
+
+
+def _get(place: Place, source: str, target: Path, digest: str | None = None) -> int:
+    """Download one file beside its place, and rename it when it is whole; its size.
+
+    Raises:
+        Gone: if it isn't there, or hasn't the digest.
+        Refusal, Unreachable: as `explained` says.
+    """
+    partial = place.cache / "partial" / uuid4().hex
+    place.repo.cache.local.makedirs(str(partial.parent))
+    place.repo.cache.local.makedirs(str(target.parent))
+    try:
+        with explained(place.remote):
+            place.remote.fs.get_file(source, str(partial))
+        if digest and digest_of(partial) != digest:
+            raise Gone(f"{source} is damaged in the remote; `pedigree store check --repair` mends it where it is whole")
+        partial.rename(target)
+    except FileNotFoundError:
+        raise Gone(f"the remote lacks {source}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return target.stat().st_size
+
+
+def _push_objects(place: Place, outs: list[str]) -> tuple[int, int]:
+    """Upload what the remote lacks, a folder's list of files after them; how many objects and bytes that were."""
+    lists = sorted({md5 for md5 in outs if md5.endswith(".dir") and place.cached(md5).exists()})
+    files = {md5 for md5 in outs if not md5.endswith(".dir")} | {
+        md5 for each in lists for md5 in files_of(place.cached(each))
+    }
+    here = sorted(md5 for md5 in files if place.cached(md5).exists())
+    absent = _absent(place, files.difference(here))
+    whole = [each for each in lists if absent.isdisjoint(files_of(place.cached(each)))]
+    if absent:
+        log.info("%d objects are neither in the cache nor in the remote", len(absent))
+    sizes: list[int] = []
+    for digests in (here, whole):
+        pushed = _map(
+            lambda md5: (md5, _put(place, place.cached(md5), f"files/md5/{md5[:2]}/{md5[2:]}")),
+            digests, "push", "objects",
+        )  # fmt: skip
+        sizes += [place.cached(md5).stat().st_size for md5, was_put in pushed if was_put]
+    return len(sizes), sum(sizes)
+
+
+def _absent(place: Place, digests: Iterable[str]) -> set[str]:
+    def lacks(md5: str) -> str | None:
+        with explained(place.remote):
+            return None if place.remote.fs.exists(place.remote.object(md5)) else md5
+
+    return {md5 for md5 in _map(lacks, sorted(digests), "push: look", "objects") if md5}
+
+
+def _put(place: Place, source: Path, target: str) -> bool:
+    """Upload one file, if the remote hasn't one of its size under this name; whether it had to be."""
+    path = f"{place.remote.path}/{target}"
+    with explained(place.remote):
+        try:
+            if place.remote.fs.info(path)["size"] == source.stat().st_size:
+                return False
+        except FileNotFoundError:
+            pass
+        place.remote.fs.put_file(str(source), path)
+    return True
+
+
+def _is_pushed(out: Any) -> bool:
+    return bool(out.hash_info and out.use_cache and out.can_push)
+
+
+def _entry_path(place: Place, stage: Any) -> str | None:
+    """The path of the run-cache's entry that says what dvc.lock says of this stage, if there is one."""
+    if not _can_hash(stage) or not all(out.hash_info for out in stage.outs):
+        return None
+    key, value = _get_stage_hash(stage), _get_cache_hash(to_single_stage_lockfile(stage))
+    path = f"runs/{key[:2]}/{key}/{value}"
+    return path if (place.cache / path).exists() else None
+
+
+def files_of(path: Path) -> list[str]:
+    """The digests of a folder's files, out of its list."""
+    return [entry["md5"] for entry in json.loads(path.read_bytes())]
+
+
+def _map(function: Callable[[Any], Any], items: Iterable[Any], label: str, unit: str) -> list[Any]:
+    """`function` of every item, AT_ONCE at once; the first error ends it, and what hasn't begun by then doesn't."""
+    items = list(items)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            return list(progress((future.result() for future in as_completed(futures)), len(items), label, unit))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
