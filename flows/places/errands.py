@@ -50,8 +50,7 @@ class Errands:
 
     def _send(self, errand: Errand, upstream: tuple[str, ...], where: Where, tell: Tell) -> None:
         if upstream:
-            log = errand.log.with_suffix(".push.log")
-            self._children.dvc(["push", *upstream], self.root, log, tell)
+            self._children.push(list(upstream), self.root, tell)
         self._place(where).run(errand, where, tell, self._stopping)
         if not is_done(errand):
             raise StageFailed(
@@ -72,16 +71,16 @@ class Errands:
         """The one object of this build for `where`."""
         with self._placing:
             if where.place not in self._places:
-                self._places[where.place] = _make(where)
+                self._places[where.place] = _make(where, self.root)
             return self._places[where.place]
 
 
-def _make(where: Where) -> Place:
+def _make(where: Where, root: Path) -> Place:
     assert not isinstance(where, Here)
     if where.place == "slurm":
         from flows.places.slurm import Slurm
 
-        return Slurm()
+        return Slurm(root)
     from flows.places.kubernetes import Kubernetes
 
-    return Kubernetes()
+    return Kubernetes(root)

@@ -18,11 +18,13 @@ from typing import Any
 
 import fsspec
 from dvc.exceptions import DvcException
+from dvc.fs import get_cloud_fs
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError, _can_hash, _get_stage_hash
 
 from flows.places import Errand
 from flows.stage import ComeAgain, log_path
+from infra.store.remote import Remote, Unreachable, explained
 from stages.params import Refusal
 
 BRANCH = "refs/heads/handover"
@@ -112,21 +114,12 @@ def reaching(remote: str) -> Iterator[fsspec.AbstractFileSystem]:
         Refusal: if the credentials are missing or wrong.
         ComeAgain: if it doesn't answer.
     """
-    from botocore.exceptions import (  # type: ignore[import-untyped]
-        BotoCoreError,
-        NoCredentialsError,
-        PartialCredentialsError,
-    )
-
-    wrong = f"{remote}: the credentials are missing or not accepted; set them in the environment (docs/settings.md)"
+    kind, config, path = get_cloud_fs({}, url=remote)
     try:
-        yield fsspec.url_to_fs(remote, use_listings_cache=False)[0]
-    except (PermissionError, NoCredentialsError, PartialCredentialsError):
-        raise Refusal(wrong) from None
-    except FileNotFoundError:
-        raise Refusal(f"{remote}: there is no such bucket or object; make the bucket, or correct the remote") from None
-    except (OSError, BotoCoreError) as error:
-        raise ComeAgain(f"{remote} can't be reached ({type(error).__name__})") from error
+        with explained(Remote("the store", kind(**config), path)):
+            yield fsspec.url_to_fs(remote, use_listings_cache=False)[0]
+    except Unreachable as error:
+        raise ComeAgain(str(error)) from None
 
 
 def default_remote(repo: Repo) -> str:

@@ -64,9 +64,7 @@ def _run(stage: str, clone: Path, children: Children) -> None:
     try:
         ended = children.repro(stage, clone, tell, pull=True)
         tell(f"{ended.outcome} in {ended.seconds:.1f} s")
-        # The outs first: what the run-cache names is there.
-        for what in (["push", stage], ["push", "--run-cache", stage]):
-            children.dvc(what, clone, clone / "logs" / "push.log", tell)
+        tell(children.push([stage], clone, tell))
     except BaseException:  # a signal too: the stage saves, and ends before this process does
         children.stop(SAVING_SECONDS)
         raise
@@ -110,7 +108,9 @@ def _clone(commit: str, stage: str, remote: str, folder: Path, machine: int) -> 
 def _fetch(commit: str, remote: str, clone: Path) -> None:
     bundle = clone.with_suffix(".bundle")
     with reaching(remote) as fs:
-        fs.get_file(bundle_url(remote, commit), str(bundle))
+        if not fs.exists(url := bundle_url(remote, commit)):
+            raise Refusal(f"{url}: there is no such hand-over; `pedigree run` makes it, give the commit that it names")
+        fs.get_file(url, str(bundle))
     try:
         git(clone.parent, "init", "--quiet", str(clone))
         git(clone, "fetch", "--quiet", str(bundle), BRANCH)

@@ -1,6 +1,7 @@
 """A toy project: a DAG of tiny stages, each with a fate that the test decides."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,11 @@ def save(signum, frame):
     sys.exit(75)
 
 name = sys.argv[1]
+for folder in ("pids", "times", "saved", "out"):  # a clone has none of them
+    os.makedirs(folder, exist_ok=True)
 Path("pids", name).write_text(str(os.getpid()))
+with open(Path("runs", name), "a") as runs:
+    runs.write("x")
 fate = Path("fate", name)
 begin = time.time()
 for word in fate.read_text().split() if fate.exists() else []:
@@ -38,6 +43,23 @@ for word in fate.read_text().split() if fate.exists() else []:
         case "preempted":
             fate.unlink()
             sys.exit(75)
+        case "train":  # until it is stopped, and then to the end
+            state = Path(os.environ["PEDIGREE_SCRATCH"], name)
+            state.parent.mkdir(parents=True, exist_ok=True)
+            with state.open("a") as file:
+                print("began on", os.environ.get("SLURMD_NODENAME"), file=file)
+            if "saved" not in state.read_text():
+                signal.signal(signal.SIGTERM, lambda *_: (state.open("a").write("saved\\n"), sys.exit(75)))
+                Path(state.parent, "trains").touch()
+                time.sleep(120)
+        case "meet":  # one process on each of two machines
+            rank = os.environ["PEDIGREE_LAUNCH"].partition("--machine_rank ")[2]
+            met = Path(os.environ["PEDIGREE_SCRATCH"], "met")
+            met.mkdir(parents=True, exist_ok=True)
+            (met / rank).write_text(os.environ["SLURMD_NODENAME"] + " " + os.environ["PEDIGREE_LAUNCH"])
+            while len(list(met.iterdir())) < 2:
+                time.sleep(0.05)
+                assert time.time() < begin + 120
         case "chatter":
             print(*range(1000), sep="\\n")
 Path("times", name).write_text(f"{begin} {time.time()}")
@@ -65,15 +87,36 @@ class Toy:
         begin, end = (self.root / "times" / stage).read_text().split()
         return float(begin), float(end)
 
+    def runs(self, stage: str) -> int:
+        """How often `stage` was run."""
+        path = self.root / "runs" / stage
+        return len(path.read_text()) if path.exists() else 0
+
     def pid(self, stage: str) -> int | None:
         """The process of `stage`, if it has begun."""
         path = self.root / "pids" / stage
         return int(path.read_text()) if path.exists() and path.read_text() else None
 
+    def share(self, remote: str) -> None:
+        """Make it a git repository of one commit, whose default DVC remote is at the URL `remote`."""
+        (self.root / ".gitignore").write_text("/out/\n/pids/\n/times/\n/saved/\n/logs/\n/scratch/\n")
+        (self.root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
+        (self.root / ".dvc" / "config").write_text(
+            "[core]\n    analytics = false\n    check_update = false\n    remote = store\n"
+            f"['remote \"store\"']\n    url = {remote}\n"
+        )
+        self.git("init", "--quiet", "--initial-branch", "main")
+        self.git("add", ".")
+        self.git("-c", "user.name=Toy", "-c", "user.email=toy@localhost", "commit", "--quiet", "-m", "A toy")
+
+    def git(self, *arguments: str) -> str:
+        """What git says."""
+        return subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, text=True, check=True).stdout
+
 
 def make_toy(root: Path, upstream: dict[str, list[str]]) -> Toy:
     """A project whose stages wait for each other as `upstream` says."""
-    for folder in ("fate", "in", "out", "pids", "times", "saved", ".dvc"):
+    for folder in ("fate", "in", "out", "pids", "times", "saved", "runs", ".dvc"):
         (root / folder).mkdir(parents=True)
     stages = {}
     for name, before in upstream.items():
@@ -95,6 +138,14 @@ def diamond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
         tmp_path / "toy",
         {"top": [], "left": ["top"], "right": ["top"], "bottom": ["left", "right"], "alone": []},
     )
+    monkeypatch.chdir(toy.root)
+    return toy
+
+
+@pytest.fixture
+def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """60 stages, none of which waits for another; the working folder is the project's."""
+    toy = make_toy(tmp_path / "toy", {f"stage{number:02d}": [] for number in range(60)})
     monkeypatch.chdir(toy.root)
     return toy
 
