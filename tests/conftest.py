@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import Project, make_project
 
-pytest_plugins = ["servers.kubernetes_api", "servers.prefect_server", "servers.s3", "servers.postgres"]
+pytest_plugins = ["servers.kubernetes_api", "servers.prefect_server", "servers.s3", "servers.postgres", "servers.slurm"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

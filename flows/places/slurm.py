@@ -218,9 +218,10 @@ def submit(errands: list[Errand], resources: SlurmResources) -> str:
     settings = "\n".join(f"{name}={value}" for name, value in resources.environment.items())
     try:
         number = ask(
-            "sbatch", "--parsable", f"--array=0-{len(errands) - 1}", f"--comment={comment}", 
-            *options(errands, resources), str(SCRIPT), errands[0].remote, resources.program, resources.node_environment, str(resources.restarts),
-            settings, *(word for errand in errands for word in (errand.commit, errand.stage)),
+            "sbatch", "--parsable", f"--array=0-{len(errands) - 1}", f"--comment={comment}",
+            *options(errands, resources), str(SCRIPT), errands[0].remote, resources.program,
+            resources.node_environment, str(resources.restarts), settings,
+            *(word for errand in errands for word in (errand.commit, errand.stage)),
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
         said = [line.removeprefix("sbatch: error: ") for line in error.stderr.splitlines() if "error: " in line]

@@ -19,7 +19,7 @@ def save(signum, frame):
     sys.exit(75)
 
 name = sys.argv[1]
-for folder in ("pids", "times", "saved", "out"):  # a clone has none of them
+for folder in ("pids", "times", "saved", "out", "runs"):  # a clone has none of them
     os.makedirs(folder, exist_ok=True)
 Path("pids", name).write_text(str(os.getpid()))
 with open(Path("runs", name), "a") as runs:
@@ -99,7 +99,7 @@ class Toy:
 
     def share(self, remote: str) -> None:
         """Make it a git repository of one commit, whose default DVC remote is at the URL `remote`."""
-        (self.root / ".gitignore").write_text("/out/\n/pids/\n/times/\n/saved/\n/logs/\n/scratch/\n")
+        (self.root / ".gitignore").write_text("/out/\n/pids/\n/times/\n/saved/\n/runs/\n/logs/\n/scratch/\n")
         (self.root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
         (self.root / ".dvc" / "config").write_text(
             "[core]\n    analytics = false\n    check_update = false\n    remote = store\n"

@@ -1,4 +1,4 @@
-"""A real Slurm cluster for the tests: a controller and two node daemons on this machine, with an authentication of its own.
+"""A real Slurm cluster for the tests: a controller, two node daemons and a munge of their own, on this machine.
 
 Partitions: `main`; `short`, whose jobs may take a minute; `urgent`, whose jobs push those of `main` off their node.
 """
@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ PreemptMode=REQUEUE
 KillWait=20
 ReturnToService=2
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=20 State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
 PartitionName=short Nodes=ALL MaxTime=1 PriorityTier=1 State=UP
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP
 """
@@ -116,7 +116,7 @@ class Slurm:
                 stdout=log,
                 stderr=log,
                 preexec_fn=_die_with_parent,
-            )  # fmt: skip
+            )
         )
 
 
@@ -132,7 +132,7 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def until(condition, seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait for `condition`."""
     end = time.monotonic() + seconds
     while not condition():
