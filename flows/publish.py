@@ -8,6 +8,7 @@ publish at the same time one wins, and the other sees what the winner made befor
 """
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,16 +21,17 @@ from typing import Any, Literal
 import polars as pl
 import yaml
 from dvc.api import read as dvc_read
-from dvc.config import Config
 from dvc.exceptions import DvcException
+from dvc.repo import Repo
 
 from flows.dag import read_dag
 from flows.gate import ALL, Comparison, Evaluation, compare, read_evaluation
 from flows.git import GitFailed, Upstream, branch, changed, commit_beside, git, is_ancestor, text_at, upstream
 from flows.lease import building
-from flows.stage import Children, Tell
+from flows.stage import Children, ComeAgain, Tell
+from flows.store import default_remote
 from flows.versions import ARTIFACT, PROD, assign, current, drop_leftovers, next_name, register, versions
-from flows.work import say
+from flows.work import RETRY_AFTER_SECONDS, say
 from stages.params import Refusal
 
 BUILD_FILES = ("params.yaml", "dvc.lock")
@@ -271,8 +273,26 @@ def go_back(root: Path, upstream: Upstream | None, tell: Tell) -> None:
 
 
 def push_data(root: Path, tell: Tell) -> None:
-    """Push all outs and the run-cache to the DVC remote."""
-    Children().dvc(["push", "--run-cache"], root, root / "logs" / "push.log", tell)
+    """Push all outs and the run-cache to the DVC remote, and see that the outs are there.
+
+    Raises:
+        Refusal: if one isn't, nor in the cache.
+        ComeAgain: if the remote isn't reached, nor a while later.
+    """
+    for pause in (*RETRY_AFTER_SECONDS, None):
+        try:
+            tell(Children().push([], root, tell))
+            break
+        except ComeAgain as trouble:
+            if pause is None:
+                raise
+            tell(f"{trouble}; again in {pause:.0f} s")
+            time.sleep(pause)
+    with Repo(str(root), _wait_for_lock=True) as repo:
+        lacking = repo.status(cloud=True)
+    if lacking:
+        names = ", ".join(sorted(lacking)[:5])
+        raise Refusal(f"{names}: not in the DVC remote after a push; run `dvc commit`, then publish again")
 
 
 def published_as(root: Path) -> str | None:
@@ -314,12 +334,6 @@ def outs_of(root: Path) -> dict[str, str]:
     """The digest of every out in dvc.lock, by path."""
     lock: Mapping[str, Any] = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
     return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
-
-
-def default_remote(root: Path) -> str | None:
-    """The name of DVC's default remote."""
-    name: str | None = Config(dvc_dir=str(root / ".dvc"))["core"].get("remote")
-    return name
 
 
 def _is_of_build(path: str) -> bool:
