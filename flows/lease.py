@@ -77,7 +77,11 @@ def building(root: Path, tell: Tell, flow_run: str | None = None, api: str | Non
                 if dead.flow_run is None:  # nothing to tell Prefect
                     forget(dead, root)
             mend(root, root / STATE, tell)
-            yield
+            try:
+                yield
+            except BaseException:  # the stage of a dvc that was killed, say
+                end_orphans(run.id, root, tell)
+                raise
     finally:
         del _mine[root]
         forget(run, root)
