@@ -36,10 +36,15 @@ def build(targets: list[str] | None = None) -> Build:
 
     with building(Path(), tell, flow_run.get_id(), get_current_settings().api.url):
         reap(Path(), tell)
-        return _build(Work(targets))
+        return run_stages(Work(targets))
 
 
-def _build(work: Work) -> Build:
+def run_stages(work: Work) -> Build:
+    """Each stage of `work` as a task of the flow that calls this; progress and outcomes as artifacts of it.
+
+    Raises:
+        StageRefused, StageFailed: if a stage is not up to date at the end.
+    """
     done: dict[str, PrefectFuture[Ended]] = {}
     try:
         for stage in work.stages:
