@@ -9,6 +9,7 @@ itself seen the key stay the same for much longer: each counts by its own monoto
 with another machine's.
 """
 
+import errno
 import json
 import logging
 import os
@@ -16,10 +17,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Lock, Thread
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import aiohttp
@@ -33,8 +35,9 @@ log = logging.getLogger("pedigree")
 RENEW_EVERY_SECONDS = 10.0
 STALE_AFTER_SECONDS = 45.0
 LOOKS = 45  # at the key while it is watched
+RELEASE_SECONDS = 5.0
 # Short: a renewal that hangs is worth less than the next one.
-TIMEOUTS = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 2}}
+TIMEOUTS = {"connect_timeout": 5, "read_timeout": 5, "retries": {"max_attempts": 1}}
 # What no other try will mend: S3's codes, and what its client says before it asks.
 FINAL_CODES = {
     "401", "403", "404", "AccessDenied", "AllAccessDisabled", "AuthorizationHeaderMalformed", "ExpiredToken",
@@ -90,8 +93,8 @@ def take_lease(
     If another one holds it, that takes until it is next renewed; if its holder is dead, `stale_after` seconds.
 
     Args:
-        owner: a name that no two living processes have, such as one that is kept in a locked file. Who gives
-            the name of a dead holder need not wait. Default: a new one.
+        owner: a name that no two living processes have, such as that of `owner_by_lock`. Who gives the name of
+            a dead holder need not wait. Default: a new one.
         renew_every: seconds between two renewals. Default: RENEW_EVERY_SECONDS.
         stale_after: seconds without a renewal after which a holder counts as dead; several times as long.
             Default: STALE_AFTER_SECONDS.
@@ -175,9 +178,12 @@ class Lease:
     def release(self) -> None:
         """Give it up; that is also the end if the store doesn't answer, as others see it stay the same."""
         self._ended.set()
-        with self._writing, suppress(Unreachable, Refusal, _NotMet):
+        if not self._writing.acquire(timeout=RELEASE_SECONDS):
+            return  # a renewal hangs
+        with suppress(Unreachable, Refusal, _NotMet):
             if not self.lost:
                 self._key.delete(self._etag)
+        self._writing.release()
 
     def _renewed(self) -> str:
         etag = self._etag
@@ -218,6 +224,8 @@ class _Key:
         self.holder = f"process {os.getpid()} on {socket.gethostname()}"
         self._bucket, _, self._name = url.removeprefix("s3://").partition("/")
         # An instance of its own: its short timeouts are not for the files of others.
+        for client in ("botocore", "aiobotocore"):  # they tell at each start where they read the credentials
+            logging.getLogger(client).setLevel(logging.WARNING)
         self._store = s3fs.S3FileSystem(config_kwargs=TIMEOUTS, skip_instance_cache=True)
         self._store.retries = 2
 
@@ -246,7 +254,12 @@ class _Key:
 
     def _call(self, method: str, **arguments: Any) -> Any:
         with reaching(self.url):
-            return self._store.call_s3(method, Bucket=self._bucket, Key=self._name, **arguments)
+            try:
+                return self._store.call_s3(method, Bucket=self._bucket, Key=self._name, **arguments)
+            except OSError as error:
+                if _code(error) in NOT_MET:
+                    raise _NotMet from error
+                raise
 
 
 @contextmanager
@@ -260,14 +273,31 @@ def reaching(url: str) -> Iterator[None]:
     try:
         yield
     except (OSError, botocore.exceptions.BotoCoreError, aiohttp.ClientError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, botocore.exceptions.ClientError) else None
-        code = str(cause.response.get("Error", {}).get("Code", "")) if cause else ""
-        if code in NOT_MET:
-            raise _NotMet from error
-        reason = code or type(error).__name__
-        if code in FINAL_CODES or isinstance(error, (*FINAL_ERRORS, PermissionError)):
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of this machine's disk: no store's error is translated to these
+        reason = _code(error) or type(error).__name__
+        if reason in FINAL_CODES or isinstance(error, (*FINAL_ERRORS, PermissionError)):
             raise Refusal(
                 f"{url}: access to the object store is refused ({reason}); check the bucket's name, AWS_ENDPOINT_URL "
                 f"and the credentials in the environment"
             ) from None
         raise Unreachable(f"{url}: the object store does not answer ({reason})") from None
+
+
+def _code(error: BaseException) -> str:
+    """The store's own word for what was wrong, if it said one."""
+    response = getattr(error.__cause__, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def owner_by_lock(file: IO[str]) -> str | None:
+    """A name that nobody has but the process that has locked `file` (flock): no other file on earth has it.
+
+    It is made of the running kernel, and of the file in it, so a copied file has another one. None where the
+    kernel has no name.
+    """
+    kernel = Path("/proc/sys/kernel/random/boot_id")
+    if not kernel.is_file():
+        return None
+    status = os.fstat(file.fileno())
+    return f"{kernel.read_text(encoding='ascii').strip()}-{status.st_dev}-{status.st_ino}"

@@ -13,8 +13,11 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -34,6 +37,9 @@ from stages.pretrain.trainer import TOKENIZER, TOKENS, Trainer, start_accelerate
 from stages.process import REPORT_EVERY_SECONDS, log, run
 from stages.settings import settings
 
+if TYPE_CHECKING:
+    from stages.pretrain.remote import Remote
+
 ROOM = Path(__file__).resolve().parents[1]
 COME_AGAIN = 75  # EX_TEMPFAIL: the flow runs the stage again
 SMOOTHED_OVER = 0.95
@@ -47,14 +53,38 @@ def main() -> None:
     params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
     accelerator = start_accelerate(params)
     scratch = settings().scratch_folder / "pretrain" / fingerprint()
-    lease = checkpoint.take_lease(scratch) if accelerator.is_main_process else None
-    trainer = Trainer(params, mixture, accelerator)
-    train(trainer, scratch)
-    if accelerator.is_main_process:
-        write_outs(trainer, scratch)
-    if lease:
-        lease.close()
+    with held(scratch) if accelerator.is_main_process else nullcontext() as remote:
+        trainer = Trainer(params, mixture, accelerator)
+        if settings().scratch_url:
+            accelerator.wait_for_everyone()  # the first process may have fetched what all go on from
+        train(trainer, scratch, remote)
+        if accelerator.is_main_process:
+            write_outs(trainer, scratch)
     accelerator.end_training()
+
+
+@contextmanager
+def held(scratch: Path) -> "Iterator[Remote | None]":
+    """Hold `scratch` for this process, and its place on an object store if it has one.
+
+    What is newer there is here then.
+
+    Raises:
+        Refusal: if another trainer holds it.
+    """
+    with checkpoint.take_lease(scratch) as lock:
+        if not (url := settings().scratch_url):
+            yield None
+            return
+        from stages.pretrain.remote import Unreachable, held_remote  # its client takes half a second to load
+
+        try:
+            with held_remote(f"{url}/pretrain/{scratch.name}", scratch, lock) as remote:
+                remote.fetch()
+                yield remote
+        except Unreachable as error:
+            log.error("error: %s; run again when it does", error)
+            sys.exit(COME_AGAIN)
 
 
 def fingerprint() -> str:
@@ -69,10 +99,11 @@ def fingerprint() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def train(trainer: Trainer, scratch: Path) -> None:
-    """Bring `trainer` to the end of its budget, with checkpoints in `scratch` on the way.
+def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> None:
+    """Bring `trainer` to the end of its budget, with checkpoints in `scratch` (and `remote`) on the way.
 
-    SIGTERM ends it after the step at hand with a checkpoint and exit code 75.
+    SIGTERM ends it after the step at hand with a checkpoint and exit code 75. So does the loss of `remote` to
+    another trainer, which then has the checkpoints that count.
     """
     params, stop = trainer.params, catch_sigterm()
     trainer.losses = checkpoint.load_newest(scratch, trainer.model, trainer.optimizers)
@@ -91,15 +122,22 @@ def train(trainer: Trainer, scratch: Path) -> None:
         trainer.losses.append(loss)
         done = len(trainer.losses)
         progress.report(loss)
-        due = time.monotonic() - saved >= settings().checkpoint_seconds or done == params.steps or stop.is_set
+        lost = remote is not None and remote.lost
+        ending = stop.is_set or lost
+        due = time.monotonic() - saved >= settings().checkpoint_seconds or done == params.steps or ending
         publish_now = params.checkpoint_steps and done % params.checkpoint_steps == 0
         if trainer.accelerator.is_main_process:
             if publish_now:
                 publish_weights(trainer, scratch / "published")
             if due:
-                checkpoint.save(scratch, trainer.model, trainer.optimizers, trainer.losses)
+                in_use = remote.in_use if remote else ()
+                newest = checkpoint.save(scratch, trainer.model, trainer.optimizers, trainer.losses, in_use)
+                if remote:
+                    remote.send(newest)
                 saved = time.monotonic()
-        if stop.is_set and done < params.steps:
+        if ending and done < params.steps:
+            if lost:
+                log.warning("pretrain: another trainer has taken over %s", scratch)
             log.warning("pretrain: stopped after step %d; run again to go on", done)
             sys.exit(COME_AGAIN)
 

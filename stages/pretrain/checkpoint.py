@@ -7,14 +7,15 @@
 
 A checkpoint is written beside its place and renamed when every byte is on disk; the manifest holds the
 digest of each file. A kill at any moment leaves whole checkpoints and a partial folder that is swept.
+remote.py keeps the same on an object store, if scratch is one.
 """
 
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -79,8 +80,15 @@ def step_folder(parent: Path, step: int) -> Path:
     return parent / f"step-{step:08d}"
 
 
-def save(parent: Path, model: nn.Module, optimizers: list[Optimizer], losses: list[float]) -> None:
-    """Write the state after len(losses) steps, and drop all but the newest few."""
+def step_of(name: str) -> int:
+    """The step that the folder `name` of a checkpoint is of."""
+    return int(name.removeprefix("step-"))
+
+
+def save(
+    parent: Path, model: nn.Module, optimizers: list[Optimizer], losses: list[float], in_use: Collection[Path] = ()
+) -> Path:
+    """Write the state after len(losses) steps; drop all but the newest few, and those `in_use`. Return its folder."""
 
     def write(folder: Path) -> None:
         save_file(weights(model), folder / "model.safetensors")
@@ -88,9 +96,12 @@ def save(parent: Path, model: nn.Module, optimizers: list[Optimizer], losses: li
         save_file({"losses": torch.tensor(losses, dtype=torch.float64)}, folder / "losses.safetensors")
         write_manifest(folder, {"steps": len(losses)})
 
-    publish_folder(step_folder(parent, len(losses)), write)
-    for old in _checkpoints(parent)[KEPT:]:
-        shutil.rmtree(old)
+    folder = step_folder(parent, len(losses))
+    publish_folder(folder, write)
+    for old in checkpoints(parent)[KEPT:]:
+        if old not in in_use:
+            shutil.rmtree(old)
+    return folder
 
 
 def load_newest(parent: Path, model: nn.Module, optimizers: list[Optimizer]) -> list[float]:
@@ -99,7 +110,7 @@ def load_newest(parent: Path, model: nn.Module, optimizers: list[Optimizer]) -> 
     A checkpoint that isn't whole is named, and the one before it is taken. Without any, nothing is
     changed and there are no losses: training starts at step 0.
     """
-    for folder in _checkpoints(parent):
+    for folder in checkpoints(parent):
         damage = damaged(folder)
         if damage:
             log.warning("pretrain: %s is damaged, taking the checkpoint before it", damage)
@@ -117,14 +128,16 @@ def damaged(folder: Path) -> str | None:
         entries = read_manifest(folder)["shards"]
     except Refusal:
         return f"{folder}/manifest.json"
-    for entry in entries:
-        path = folder / entry["path"]
-        if not path.is_file() or describe(path)["sha256"] != entry["sha256"]:
-            return str(path)
-    return None
+    return next((str(folder / entry["path"]) for entry in entries if not is_whole(folder, entry)), None)
 
 
-def _checkpoints(parent: Path) -> list[Path]:
+def is_whole(folder: Path, entry: dict[str, Any]) -> bool:
+    """Whether the file that `entry` of a manifest is about is in `folder`, with its digest."""
+    path = folder / entry["path"]
+    return path.is_file() and bool(describe(path)["sha256"] == entry["sha256"])
+
+
+def checkpoints(parent: Path) -> list[Path]:
     """The checkpoints in `parent`, the newest first."""
     found = [path for path in parent.glob("step-*") if path.suffix != PARTIAL]
     return sorted(found, reverse=True)
