@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from flows.git import GitFailed, git, text_at, upstream
@@ -89,7 +88,7 @@ def _pinned(clone: Path, version: Version) -> tuple[str, str]:
 def _fetch(repository: Path, path: str, version: Version, out: Path) -> None:
     try:
         Repo.get(str(repository), path, out=str(out), rev=version.commit)
-    except (DvcException, OSError) as error:
+    except Exception as error:  # DVC, its index and each file system have their own, with no common base
         reason = " ".join(str(error).split()) or type(error).__name__
         raise Refusal(
             f"{ARTIFACT}@{version.name} can't be got ({reason}); check the object store and AWS_ENDPOINT_URL, "

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import polars as pl
 import yaml
 from dvc.api import read as dvc_read
-from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from flows.dag import read_dag
@@ -281,7 +280,7 @@ def push_data(root: Path, tell: Tell) -> None:
     """
     for pause in (*RETRY_AFTER_SECONDS, None):
         try:
-            tell(Children().push([], root, tell))
+            Children().push([], root, tell)
             break
         except ComeAgain as trouble:
             if pause is None:
@@ -322,7 +321,7 @@ def evaluation_at(root: Path, revision: str) -> Evaluation:
     try:
         metrics = dvc_read("metrics/evaluate.json", repo=str(root), rev=revision)
         documents = dvc_read("metrics/held_out.parquet", repo=str(root), rev=revision, mode="rb")
-    except (DvcException, OSError) as error:
+    except Exception as error:  # DVC, its index and each file system have their own, with no common base
         raise Refusal(
             f"the evaluation of the current version can't be got ({type(error).__name__}); "
             f"check the DVC remote (`dvc fetch --all-tags metrics/evaluate.json`)"

@@ -135,8 +135,8 @@ class Clone:
         return other
 
 
-def make_clone(folder: Path, remote: str | None = "../store", upstream: bool = True) -> Clone:
-    """The toy, committed and pushed but not built, in `folder`/clone; `remote` is the URL of DVC's."""
+def make_clone(folder: Path, remote: str | None = "", upstream: bool = True) -> Clone:
+    """The toy, committed and pushed but not built, in `folder`/clone; `remote` is the URL of DVC's, or None."""
     (folder / "corpus").mkdir(parents=True)
     clone = Clone(folder / "clone")
     clone.root.mkdir()
@@ -151,8 +151,8 @@ def make_clone(folder: Path, remote: str | None = "../store", upstream: bool = T
     clone.bits("code", 1.5)
     clone.bits("wiki", 2.0)
     clone.pin()
-    if remote:
-        clone.run("dvc", "remote", "add", "--quiet", "--default", "store", remote)
+    if remote is not None:
+        clone.run("dvc", "remote", "add", "--quiet", "--default", "store", remote or str(folder / "store"))
     clone.git("add", ".")
     clone.git("commit", "--quiet", "-m", "a toy")
     if upstream:

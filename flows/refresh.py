@@ -1,0 +1,198 @@
+"""The weekly refresh, as a Prefect flow: newest sources, a build of them, and a new version if it isn't worse.
+
+    upstream's branch -> newest pins -> build -> comparison with the current version -> version, or candidate branch
+
+Nobody is asked, and nothing that is surely worse becomes the current version. A clone is used in which nobody has
+uncommitted changes. A refresh that is killed leaves a mark, by which the next one takes back what it had written.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.build import run_stages
+from flows.dag import read_dag
+from flows.gate import Comparison, Row
+from flows.git import branch, changed, text_at, upstream
+from flows.lease import STATE, building
+from flows.notify import tell_failure, tell_people
+from flows.pins import PARAMS, changes, newest_pins, with_pins
+from flows.publish import BUILD_FILES, RECORDS, catch_up, fetch, go_back, publish, published_as, take_back
+from flows.reaper import reap
+from flows.stage import ComeAgain, StageFailed, Tell
+from flows.work import Work, say
+from flows.worker import end_with_worker
+from stages.params import Refusal
+
+MARK = STATE / "refresh.json"
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a refresh came to."""
+
+    outcome: str  # idle, published, refused, superseded
+    sentence: str
+    sources: tuple[str, ...] = ()  # whose pins are new
+    unknown: Mapping[str, str] = field(default_factory=dict)  # sources that couldn't be asked, and why
+    candidate: str | None = None
+    comparison: Comparison | None = None
+
+
+@flow(
+    name="refresh",
+    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]
+    on_failure=[tell_failure],
+    on_crashed=[tell_failure],
+)
+def refresh() -> State[Refreshed]:
+    """Bring the sources up to date, build, and publish what isn't worse; a candidate branch is no failure.
+
+    Raises:
+        Refusal: if the working tree has uncommitted changes, or has diverged from its upstream.
+        StageRefused, StageFailed: if a stage breaks; the working tree is then what it was.
+    """
+    end_with_worker()
+    run_log = get_run_logger()
+
+    def tell(line: str) -> None:
+        run_log.info(line)
+        say("refresh", line)
+
+    with building(Path(), tell, flow_run.get_id(), get_current_settings().api.url):
+        reap(Path(), tell)
+        done = refresh_here(lambda: run_stages(Work()), Path(), tell)
+    create_markdown_artifact(markdown(done), key="refresh", description="What the refresh came to.")
+    return Completed(message=done.sentence, data=done)
+
+
+def refresh_here(build: Callable[[], object], root: Path, tell: Tell) -> Refreshed:
+    """What `refresh` does in the clone at `root`, where `build` brings all stages up to date."""
+    with building(root, tell):
+        take_back_leftovers(root)
+        above = upstream(root)
+        fetch(root, above)
+        catch_up(root, above)
+        sections, unknown = newest_pins(root)
+        for name, why in unknown.items():
+            tell_people("refusal", f"source {name} keeps its revision, as the newest can't be asked for: {why}")
+        new = changes(root, sections)
+        tell(f"newer revisions of {', '.join(new)}" if new else "no source has a newer revision")
+        pin(root, new)
+        try:
+            done = _built_and_published(build, root, tell)
+        except (Refusal, StageFailed, ComeAgain):
+            _go_back(root, tell)  # the nightly build must not fail of what only a refresh had pinned
+            raise
+        (root / MARK).unlink(missing_ok=True)
+        return Refreshed(**done, sources=tuple(new), unknown=unknown)
+
+
+def pin(root: Path, sections: Mapping[str, Any]) -> None:
+    """Write the download `sections` into params.yaml; first the mark that what differs from HEAD now is ours."""
+    mark, params = root / MARK, root / PARAMS
+    text = with_pins(root, sections) if sections else params.read_text(encoding="utf-8")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    _write(mark, json.dumps({"params": _digest(text)}))
+    if sections:
+        _write(params, text)
+
+
+def take_back_leftovers(root: Path) -> None:
+    """Take back what a refresh had written that was killed.
+
+    Raises:
+        Refusal: if the working tree has changes of anyone else.
+    """
+    branch(root)
+    (root / f".{PARAMS}.partial").unlink(missing_ok=True)
+    if not (dirty := changed(root, "HEAD")):
+        return
+    of_build = all(path in BUILD_FILES or path.startswith(RECORDS) for path in dirty)
+    if not of_build or _digest((root / PARAMS).read_text(encoding="utf-8")) not in _left_by_us(root):
+        raise Refusal(f"{', '.join(dirty[:5])} changed since the last commit; commit that, or take it back, first")
+    take_back(root)
+
+
+def markdown(done: Refreshed) -> str:
+    """What happened, and the comparison as a table."""
+    lines = [f"**{done.outcome}**: {done.sentence}", ""]
+    if done.sources:
+        lines += [f"New revisions: {', '.join(done.sources)}", ""]
+    lines += [f"* {name} couldn't be asked: {why}" for name, why in done.unknown.items()]
+    if done.comparison and done.comparison.rows:
+        lines += [
+            "",
+            "| score | current | candidate | worse by | 95% interval | how | |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        lines += [_line(row) for row in done.comparison.rows]
+        lines += ["", *(f"* {note}" for note in done.comparison.notes)]
+    return "\n".join(lines)
+
+
+def _built_and_published(build: Callable[[], object], root: Path, tell: Tell) -> dict[str, Any]:
+    """Outcome, sentence, candidate and comparison."""
+    if any(stage.stale for stage in read_dag(root).stages):
+        build()
+    elif name := published_as(root):
+        return {"outcome": "idle", "sentence": f"nothing is new: this build is base@{name}"}
+    published = publish(root=root, tell=tell)
+    if published.candidate:
+        _go_back(root, tell)
+        if published.is_new:
+            reasons = published.comparison.reasons if published.comparison else ()
+            tell_people("candidate", published.sentence, {"branch": published.candidate, "reasons": len(reasons)})
+    return {
+        "outcome": published.outcome,
+        "sentence": published.sentence,
+        "candidate": published.candidate,
+        "comparison": published.comparison,
+    }
+
+
+def _go_back(root: Path, tell: Tell) -> None:
+    """Have the working tree be what the branch has; where outs can't be got, the next build gets them."""
+    try:
+        go_back(root, upstream(root), tell)
+    except (ComeAgain, Refusal) as trouble:
+        tell(f"the working tree's outs are not those of the branch yet ({trouble}); the next build has them made")
+    (root / MARK).unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _left_by_us(root: Path) -> set[str]:
+    """The digests of params.yaml by which it is known to be a refresh's: what it wrote, or what it had taken back."""
+    try:
+        mark = json.loads((root / MARK).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return set()
+    return {mark["params"], _digest(text_at(root, "HEAD", PARAMS) or "")}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _line(row: Row) -> str:
+    verdict = "**worse**" if row.is_worse else ""
+    return (
+        f"| {row.name} | {row.current:.4f} | {row.candidate:.4f} | {row.worse_by:+.4f} "
+        f"| {row.low:+.4f} to {row.high:+.4f} | {row.how} | {verdict} |"
+    )
