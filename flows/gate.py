@@ -113,6 +113,19 @@ def compare(candidate: Evaluation, current: Evaluation) -> Comparison:
     return Comparison(tuple(_row(name, candidate, current, pairs) for name in common), tuple(notes))
 
 
+def as_markdown(comparison: Comparison) -> list[str]:
+    """The lines of a table with a row for each score, and of the notes; none if nothing was compared."""
+    if not comparison.rows:
+        return [f"* {note}" for note in comparison.notes]
+    head = ["| score | current | candidate | worse by | 95% interval | how | |", "|---|---|---|---|---|---|---|"]
+    rows = [
+        f"| {row.name} | {row.current:.4f} | {row.candidate:.4f} | {row.worse_by:+.4f} "
+        f"| {row.low:+.4f} to {row.high:+.4f} | {row.how} | {'**worse**' if row.is_worse else ''} |"
+        for row in comparison.rows
+    ]
+    return [*head, *rows, "", *(f"* {note}" for note in comparison.notes)]
+
+
 def _row(name: str, candidate: Evaluation, current: Evaluation, pairs: pl.DataFrame) -> Row:
     mine, theirs = candidate.scores[name], current.scores[name]
     shared = pairs if name == ALL else pairs.filter(pl.col("source") == name)

@@ -66,8 +66,8 @@ def publish(stage: str = PROD, root: Path = Path(), tell: Tell = TELL) -> Publis
     Without an upstream of git, or a remote of DVC, it is published here alone.
 
     Raises:
-        Refusal: if the build isn't up to date, or the working tree has other changes than those of a build.
-        ComeAgain: if the DVC remote isn't reached.
+        Refusal: if the build isn't up to date, the working tree has other changes than those of a build, or git or the
+            DVC remote can't be reached.
     """
     with building(root, tell):
         return Publication(root, stage, tell).run()
@@ -275,8 +275,7 @@ def push_data(root: Path, tell: Tell) -> None:
     """Push all outs and the run-cache to the DVC remote, and see that the outs are there.
 
     Raises:
-        Refusal: if one isn't, nor in the cache.
-        ComeAgain: if the remote isn't reached, nor a while later.
+        Refusal: if one isn't, nor in the cache; or if the remote isn't reached, nor a while later.
     """
     for pause in (*RETRY_AFTER_SECONDS, None):
         try:
@@ -284,7 +283,7 @@ def push_data(root: Path, tell: Tell) -> None:
             break
         except ComeAgain as trouble:
             if pause is None:
-                raise
+                raise Refusal(f"nothing is published, as the data can't be: {trouble}") from trouble
             tell(f"{trouble}; again in {pause:.0f} s")
             time.sleep(pause)
     with Repo(str(root), _wait_for_lock=True) as repo:

@@ -23,7 +23,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.build import run_stages
 from flows.dag import read_dag
-from flows.gate import Comparison, Row
+from flows.gate import Comparison, as_markdown
 from flows.git import branch, changed, text_at, upstream
 from flows.lease import STATE, building
 from flows.notify import tell_failure, tell_people
@@ -131,14 +131,8 @@ def markdown(done: Refreshed) -> str:
     if done.sources:
         lines += [f"New revisions: {', '.join(done.sources)}", ""]
     lines += [f"* {name} couldn't be asked: {why}" for name, why in done.unknown.items()]
-    if done.comparison and done.comparison.rows:
-        lines += [
-            "",
-            "| score | current | candidate | worse by | 95% interval | how | |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines += [_line(row) for row in done.comparison.rows]
-        lines += ["", *(f"* {note}" for note in done.comparison.notes)]
+    if done.comparison:
+        lines += ["", *as_markdown(done.comparison)]
     return "\n".join(lines)
 
 
@@ -188,11 +182,3 @@ def _left_by_us(root: Path) -> set[str]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _line(row: Row) -> str:
-    verdict = "**worse**" if row.is_worse else ""
-    return (
-        f"| {row.name} | {row.current:.4f} | {row.candidate:.4f} | {row.worse_by:+.4f} "
-        f"| {row.low:+.4f} to {row.high:+.4f} | {row.how} | {verdict} |"
-    )
