@@ -2,12 +2,16 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 import yaml
+
+PROJECT = Path(__file__).parents[2]
 
 # A stage does what fate/NAME says, word by word, and then writes its out.
 STAGE = """
@@ -86,6 +90,25 @@ class Toy:
         """When `stage` began and ended, last time."""
         begin, end = (self.root / "times" / stage).read_text().split()
         return float(begin), float(end)
+
+    def start_build(
+        self, *targets: str, log: str = "build.log", prefect: bool = False, **environment: str
+    ) -> Popen[bytes]:
+        """`pedigree run` in a process of its own, which says all to the file `log`, with more variables."""
+        start = "build_with_prefect" if prefect else "build_locally"
+        program = (
+            "from flows.terminal import build_with_prefect, watched; from flows.work import build_locally; "
+            f"watched(); {start}({list(targets)})"
+        )
+        with (self.root / log).open("wb") as out:
+            return Popen(
+                [sys.executable, "-c", program],
+                cwd=self.root, env=os.environ | {"PYTHONPATH": str(PROJECT), **environment}, stderr=out, stdout=out,
+            )  # fmt: skip
+
+    def said(self, log: str = "build.log") -> str:
+        """What a build has said so far."""
+        return (self.root / log).read_text()
 
     def runs(self, stage: str) -> int:
         """How often `stage` was run."""
