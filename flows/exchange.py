@@ -62,8 +62,10 @@ class Place:
 
 def main(arguments: list[str]) -> int:
     """Do what `arguments` say; the exit code: 2 for what a user can mend, 75 for what may be well in a while."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")  # of others, warnings alone
     logging.getLogger("pedigree").setLevel(logging.INFO)
+    # s3fs tries again by itself, five times what its client does, and the flow tries again after both.
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     command, *names = arguments
     # Not after the transfers that are under way: they leave nothing that is half-done under its name.
     of_stage = signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(128 + signum))

@@ -94,8 +94,8 @@ class Children:
             raise Stopped(f"{stage}: stopped")
         raise _of_store(child.returncode, output) or why_failed(stage, output, log)
 
-    def push(self, stages: list[str], root: Path, tell: Tell) -> str:
-        """Upload what the remote lacks of `stages` (none: of all); what the child said last.
+    def push(self, stages: list[str], root: Path, tell: Tell) -> None:
+        """Upload what the remote lacks of `stages` (none: of all); `tell` hears how much that was.
 
         Raises:
             StageRefused, StageFailed, Unreached: why it isn't there.
@@ -104,11 +104,11 @@ class Children:
         log = log_path("-".join(["push", *stages]), root)
         with self._dvc(["store", "push", *stages], root, log) as child:
             follow(child, log, tell)
-        output = end_of(log)
         if not child.returncode:
-            return output.strip().rpartition("\n")[2]
+            return
         if self.stopping:
             raise Stopped("push: stopped")
+        output = end_of(log)
         raise _of_store(child.returncode, output) or why_failed("push", output, log)
 
     def dvc(self, arguments: list[str], root: Path, log: Path, tell: Tell) -> None:

@@ -42,7 +42,7 @@ class Store:
         if self.pushes and ended.outcome == "ran" and ended.seconds > flow_settings().push_seconds:
             self._uploads.submit(self._upload, ended.stage, tell)
 
-    def end(self, tell: Tell, trying: Callable[[Callable[[], str]], str]) -> None:
+    def end(self, tell: Tell, trying: Callable[[Callable[[], None]], None]) -> None:
         """Upload all that the remote lacks, if there may be something; `trying` calls again what is worth it.
 
         Raises:
@@ -50,7 +50,7 @@ class Store:
         """
         self._uploads.shutdown()
         if self.unpushed:
-            tell(trying(partial(self._children.push, [], self.root, tell)))
+            trying(partial(self._children.push, [], self.root, tell))
             self._mark.unlink(missing_ok=True)
 
     def stop(self) -> None:
@@ -59,7 +59,7 @@ class Store:
 
     def _upload(self, stage: str, tell: Tell) -> None:
         try:
-            tell(self._children.push([stage], self.root, tell))
+            self._children.push([stage], self.root, tell)
         except Stopped:
             return
         except Exception as error:

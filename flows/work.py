@@ -120,6 +120,8 @@ class Work:
 
     def _push(self, build: Build) -> None:
         """Push what there is, also of a build that failed; but then that is what has to be heard of."""
+        if build.failed and not any(ended.outcome in ("ran", "restored") for ended in build.stages):
+            return
         tell = partial(say, "store")
         try:
             self._store.end(tell, partial(self._trying, tell, pauses=() if build.failed else RETRY_AFTER_SECONDS))
@@ -161,14 +163,16 @@ class Work:
             return self._children.repro(stage.name, self.root, tell, pull=bool(self._store.remote))
 
 
-def build_locally(targets: Iterable[str] | None = None, root: Path = Path()) -> Build:
+def build_locally(targets: Iterable[str] | None = None, root: Path = Path(), push: bool = True) -> Build:
     """Bring `targets` (default: every stage) up to date on a plain thread pool, without Prefect.
+
+    What it makes is pushed to the default remote, if there is one, unless `push` is False.
 
     Raises:
         StageRefused, StageFailed: if a stage is not up to date at the end.
     """
     with building(root, partial(say, "build")):
-        return _build_locally(Work(targets, root))
+        return _build_locally(Work(targets, root, push))
 
 
 def _build_locally(work: Work) -> Build:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -41,6 +41,7 @@ class Clone:
 
     folder: Path
     environment: dict[str, str]
+    url: str
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command here to its end."""
@@ -81,7 +82,9 @@ class Clone:
     def clone(self, folder: Path) -> "Clone":
         """A clone with nothing but what is committed."""
         self.good("git", "clone", "--quiet", str(self.folder), str(folder))
-        return Clone(folder, self.environment | {"DVC_SITE_CACHE_DIR": str(folder / ".site")})
+        return replace(
+            self, folder=folder, environment=self.environment | {"DVC_SITE_CACHE_DIR": str(folder / ".site")}
+        )
 
     def runs(self) -> list[str]:
         """The stages that were run, in all clones."""
@@ -92,11 +95,13 @@ class Clone:
 def builder(*options: str) -> list[str]:
     """The command of a build."""
     program = (
-        "import sys\n"
+        "import os, sys\n"
+        "from flows import work\n"
         "from flows.terminal import watched\n"
         "from flows.work import build_locally\n"
         "from stages.params import Refusal\n"
         "watched()\n"
+        "if 'RETRY_AFTER' in os.environ: work.RETRY_AFTER_SECONDS = (float(os.environ['RETRY_AFTER']),) * 3\n"
         "try:\n"
         f"    print(build_locally({', '.join(options)}))\n"
         "except Refusal as refusal:\n"
@@ -129,11 +134,12 @@ def make_clone(folder: Path, url: str, environment: dict[str, str], stages: dict
         "TOY_RUNS": str(folder.parent / "runs.txt"),
         "DVC_SITE_CACHE_DIR": str(folder / ".site"),
         "DVC_NO_ANALYTICS": "1",
+        "AWS_MAX_ATTEMPTS": "1",
     }
-    clone = Clone(folder, own)
+    clone = Clone(folder, own, url)
     clone.good("git", "init", "--quiet")
-    clone.good("dvc", "init", "--quiet")
-    clone.good("dvc", "config", "core.check_update", "false")
-    clone.good("dvc", "remote", "add", "--default", "store", url)
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text(f"[core]\n    remote = store\n['remote \"store\"']\n    url = {url}\n")
+    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     clone.commit()
     return clone

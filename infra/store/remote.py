@@ -70,6 +70,7 @@ class Remote:
 
     def find(self, folder: str) -> dict[str, dict[str, Any]]:
         """Every file below `folder` of the remote, by path: `size`, `LastModified`. One request for 1000 files."""
+        self.fs.fs.invalidate_cache()
         found = self.fs.fs.find(f"{self.path}/{folder}", detail=True)
         return {str(path).lstrip("/") if self.is_s3 else str(path): info for path, info in found.items()}
 

@@ -89,7 +89,7 @@ def start(folder: Path, port: int | None = None, own_session: bool = False) -> "
         raise Refusal(f"port {server.port} of {HOST} is taken; name another one with --port")
     process = _launch(program, server, own_session)
     server = replace(server, pid=process.pid)
-    _remember(server)
+    _remember(server)  # before it is up, so that `stop` finds it
     _wait(server, process)
     return server, process
 
@@ -167,6 +167,7 @@ def _remember(server: Server) -> None:
 def _launch(program: Path, server: Server, own_session: bool) -> "subprocess.Popen[bytes]":
     data = server.folder.resolve() / "data"
     data.mkdir(parents=True, exist_ok=True)
+    (server.folder / ".gitignore").write_text("*\n", encoding="utf-8")  # the credentials are for this folder alone
     parts = {f"-{part}.port={free_port()}" for part in ("master", "volume", "filer", "admin")}
     arguments = [
         "mini", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}", f"-s3.port={server.port}", *sorted(parts),
@@ -225,3 +226,25 @@ def _can_listen(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def serve(folder: Path, port: int | None) -> int:
+    """Have the server run until Ctrl-C, or until it ends by itself; its exit code."""
+    server, process = start(folder, port)
+    print(introduction(server), flush=True)
+    signal.signal(signal.SIGTERM, lambda signum, frame: process.terminate())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # it reached the server too, which is about to end
+            continue
+
+
+def introduction(server: Server) -> str:
+    """What a user does next, as lines for a shell."""
+    return (
+        f"# An S3 server at {server.endpoint}, its data in {server.folder}. In the shell that builds:\n"
+        f"{exports(server)}\n"
+        f"# Once in a project:\n"
+        f"dvc remote add --default store s3://{BUCKET}/dvc"
+    )
