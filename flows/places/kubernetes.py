@@ -70,8 +70,6 @@ class Kubernetes:
 
     def _end(self, errand: Errand, ended: Verdict, run: "Run") -> None:
         run.keep_words()
-        with suppress(ComeAgain, Refusal):  # the store has the whole of it, the cluster perhaps its end
-            fetch_log(errand)
         if ended.code:
             raise failure(errand, ended.code, str(run))
 
@@ -134,7 +132,9 @@ class Run:
             found = again
 
     def keep_words(self) -> None:
-        """Put the end of what a pod said into the log, if the pod's own log could not be read."""
+        """Put what the stage said into the log: all of it from the store, or what the cluster still has."""
+        with suppress(ComeAgain, Refusal):
+            fetch_log(self.errand)
         if self.errand.log.exists() and self.errand.log.stat().st_size:
             return
         if words := next((words for pod in reversed(self._pods) if (words := last_words(pod))), ""):
@@ -201,6 +201,7 @@ class Run:
     def _stop(self, found: Manifest) -> None:
         self.tell(f"{self} is stopped")
         self._delete(found)
+        self.keep_words()
         raise Stopped(f"{self.errand.stage}: stopped")
 
     def _delete(self, found: Manifest) -> None:

@@ -7,22 +7,11 @@ locals {
 }
 
 data "aws_iam_policy_document" "builder" {
+  # Of the whole bucket, which holds nothing else: with a condition on s3:prefix, S3 answers 403 and not 404 for an object
+  # that isn't there, which every client takes for wrong credentials.
   statement {
-    sid       = "ListOwnPrefixes"
-    actions   = ["s3:ListBucket"]
-    resources = [local.bucket]
-
-    condition {
-      test     = "StringLike"
-      variable = "s3:prefix"
-      values   = [var.prefix, "${var.prefix}/*", var.scratch, "${var.scratch}/*"]
-    }
-  }
-
-  # A region is asked for by its bucket; uploads that broke are found and ended.
-  statement {
-    sid       = "KnowBucket"
-    actions   = ["s3:GetBucketLocation", "s3:ListBucketMultipartUploads"]
+    sid       = "List"
+    actions   = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
     resources = [local.bucket]
   }
 
@@ -43,20 +32,8 @@ data "aws_iam_policy_document" "builder" {
 
 data "aws_iam_policy_document" "reader" {
   statement {
-    sid       = "ListRemote"
-    actions   = ["s3:ListBucket"]
-    resources = [local.bucket]
-
-    condition {
-      test     = "StringLike"
-      variable = "s3:prefix"
-      values   = [var.prefix, "${var.prefix}/*"]
-    }
-  }
-
-  statement {
-    sid       = "KnowBucket"
-    actions   = ["s3:GetBucketLocation"]
+    sid       = "List"
+    actions   = ["s3:GetBucketLocation", "s3:ListBucket"]
     resources = [local.bucket]
   }
 
@@ -68,7 +45,9 @@ data "aws_iam_policy_document" "reader" {
 }
 
 data "aws_iam_policy_document" "trust" {
-  for_each = { for role, names in { builder = var.builders, reader = var.readers } : role => names if length(names) > 0 }
+  for_each = {
+    for role, names in { builder = var.builders, reader = var.readers } : role => names if length(names) > 0
+  }
 
   statement {
     actions = ["sts:AssumeRole"]

@@ -55,6 +55,11 @@ variable "noncurrent_days" {
 variable "builders" {
   description = "ARNs of the roles or users that may take the builder's role: those of workers and nodes."
   type        = list(string)
+
+  validation {
+    condition     = length(var.builders) > 0
+    error_message = "Name at least one: somebody must build."
+  }
 }
 
 variable "readers" {

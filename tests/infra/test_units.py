@@ -11,7 +11,7 @@ import yaml
 from flows.stage import GRACE_SECONDS
 
 PROJECT = Path(__file__).parents[2]
-UNITS = sorted((PROJECT / "infra").glob("*.service"))
+UNITS = sorted((PROJECT / "infra" / "systemd").glob("*.service"))
 
 
 def values(unit, key):
@@ -46,7 +46,7 @@ def test_the_worker_works_for_the_pool_of_the_deployments_and_stops_in_time():
 
 
 def test_the_worker_asks_the_server_that_is_started_here():
-    server, worker = (PROJECT / "infra" / f"pedigree-{name}.service" for name in ("prefect", "worker"))
+    server, worker = (PROJECT / "infra" / "systemd" / f"pedigree-{name}.service" for name in ("prefect", "worker"))
 
     [command], [url] = values(server, "ExecStart"), values(worker, "Environment")
     host, port = (command.split(f"--{name} ")[1].split()[0] for name in ("host", "port"))
