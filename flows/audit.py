@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.repo import Repo
-from gto.api import find_versions_in_stage
-from gto.exceptions import GTOException
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
@@ -28,11 +26,11 @@ from flows.experiments import why
 from flows.licences import trouble_with_source
 from flows.notify import tell_failure
 from flows.stage import end_of
+from flows.versions import ARTIFACT, current
 from flows.work import say
 from flows.worker import end_with_worker
 from stages.params import read_params
 
-ARTIFACT, STAGE = "base", "prod"
 GOOD, BROKEN, UNKNOWN = "good", "broken", "not asked"
 
 
@@ -92,11 +90,8 @@ def audit(rev: str | None = None, advisories: str = OSV, data_only: bool = False
 
 def current_version(root: Path) -> str | None:
     """The tag of the version that is in prod; None if none is."""
-    try:
-        versions = find_versions_in_stage(str(root), ARTIFACT, STAGE)
-    except GTOException:  # there is no version yet, or no git
-        return None
-    return f"{ARTIFACT}@{versions[0].version}" if versions else None
+    version = current(root)
+    return f"{ARTIFACT}@{version.name}" if version else None
 
 
 def markdown(version: str, findings: Sequence[Finding]) -> str:

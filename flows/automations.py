@@ -62,7 +62,7 @@ def read_automations(path: Path, block: UUID) -> list[AutomationCore]:
 
 async def _load(path: Path, webhook: SecretStr) -> list[str]:
     headers = SecretDict({"Content-Type": "application/json"})
-    block = await Webhook(url=webhook, headers=headers).save(BLOCK, overwrite=True)  # type: ignore[misc]
+    block = await Webhook(url=webhook, headers=headers).save(BLOCK, overwrite=True)
     automations = read_automations(path, block)
     async with get_client() as client:
         for automation in automations:

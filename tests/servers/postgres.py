@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from servers.prefect_server import PR_SET_PDEATHSIG, PrefectServer, free_port, prefect_serving, wait_for
 
 START_SECONDS = 120  # 2 s when the machine is idle

@@ -1,0 +1,309 @@
+"""The deployments of prefect.yaml, on real Prefect servers (SQLite and Postgres) with real workers."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+import pytest
+import yaml
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import IntervalSchedule
+from servers.prefect_server import PrefectServer, end, start_worker, wait_for
+from tiny import PARAMS, ROOT
+from webhook import Listening, listening
+
+WAIT_SECONDS = 240.0  # for what takes seconds when the machine is idle
+DEPLOYMENTS = {"build/rebuild": 1, "audit/audit": 1, "sweep/sweep": 0}  # and how many schedules each has
+
+# Two stages, which do what in/fate says; the second one is the model, and its parameter what it is worth.
+STAGE = """
+import json, os, sys, time
+from pathlib import Path
+
+import yaml
+
+name, fate = sys.argv[1], Path("in/fate").read_text().split()
+if fate == ["refuse", name]:
+    print("error: the toy is broken; mend it", file=sys.stderr)
+    sys.exit(2)
+if fate == ["hang", name]:
+    Path("hanging").touch()
+    time.sleep(600)
+for folder in ("out", "metrics"):
+    Path(folder).mkdir(exist_ok=True)
+Path("out", name).write_text(name + " ".join(fate))
+if name == "model":
+    seed = yaml.safe_load(Path("params.yaml").read_text())["pretrain"]["seed"]
+    Path("metrics/evaluate.json").write_text(json.dumps({"bits_per_byte": {"model": 2 - seed / 10}}))
+"""
+PIPELINE = {
+    "data": {"cmd": "exec python stage.py data", "deps": ["stage.py", "in/fate"], "outs": ["out/data"]},
+    "model": {
+        "cmd": "exec python stage.py model",
+        "deps": ["stage.py", "out/data"],
+        "params": ["pretrain.seed"],
+        "outs": ["out/model"],
+        "metrics": ["metrics/evaluate.json"],
+    },
+}
+
+
+@dataclass
+class Deployed:
+    """A project whose deployments are loaded into a server, and the worker that runs them there."""
+
+    root: Path
+    environment: dict[str, str]
+    webhook: Listening
+
+    def client(self) -> SyncPrefectClient:
+        """A client of the server."""
+        return SyncPrefectClient(self.environment["PREFECT_API_URL"])
+
+    def command(self, *command: str) -> str:
+        """Run a command in the project, which must succeed; what it says."""
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=self.root, env=self.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, name: str, **parameters: object) -> UUID:
+        """Ask for a run of a deployment."""
+        with self.client() as client:
+            deployment = client.read_deployment_by_name(name)
+            return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+
+    def run(self, run: UUID) -> FlowRun:
+        """The run, as it is now."""
+        with self.client() as client:
+            return client.read_flow_run(run)
+
+    def ended(self, run: UUID) -> FlowRun:
+        """The run, when it has ended."""
+        wait_for(lambda: (state := self.run(run).state) and state.is_final(), WAIT_SECONDS)
+        return self.run(run)
+
+    def artifact(self, run: UUID, key: str) -> str:
+        """What an artifact of the run holds."""
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+        with self.client() as client:
+            [artifact] = client.read_artifacts(artifact_filter=wanted)
+        return str(artifact.data)
+
+
+def git(root: Path, *arguments: str) -> None:
+    author = ["-c", "user.name=toy", "-c", "user.email=toy@localhost"]
+    subprocess.run(["git", *author, *arguments], cwd=root, check=True, capture_output=True)
+
+
+def make_project(root: Path, environment: dict[str, str]) -> None:
+    """The toy with everything of this repository that its deployments need, built and committed."""
+    for name in ("flows", "stages", "lineage", "infra"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pedigree.py", "prefect.yaml"):
+        shutil.copyfile(ROOT / name, root / name)
+    (root / "stage.py").write_text(STAGE)
+    (root / "in").mkdir()
+    (root / "in/fate").write_text("good")
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}, sort_keys=False))
+    params = {**PARAMS, "pretrain": {**PARAMS["pretrain"], "seed": 0}}
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (root / "requirements.lock").write_text("".join(f"{name}=={version(name)}\n" for name in ("dvc", "pydantic")))
+    (root / ".gitignore").write_text("/out/\n/metrics/\n/logs/\n/scratch/\n/hanging\n/worker.log\n__pycache__/\n")
+    (root / ".dvcignore").write_text("__pycache__/\n")
+    git(root, "init", "--quiet")
+    for command in (["dvc", "init", "--quiet"], ["dvc", "config", "core.analytics", "false"], ["dvc", "repro"]):
+        subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "--message", "toy")
+
+
+@contextmanager
+def deployed(root: Path, server: PrefectServer) -> Iterator[Deployed]:
+    """The toy in `root`, deployed, with a worker, for the time of the block."""
+    with listening() as webhook:
+        environment = {
+            **server.environment,
+            "PYTHONPATH": str(root),
+            "PEDIGREE_FLOW_WEBHOOK": webhook.url,
+            "DVC_SITE_CACHE_DIR": str(root.parent / "site"),
+        }
+        toy = Deployed(root, environment, webhook)
+        make_project(root, environment)
+        toy.command("prefect", "work-pool", "create", "pedigree", "--type", "process")
+        toy.command("prefect", "--no-prompt", "deploy", "--all")
+        worker = start_worker(environment, root, "pedigree")
+        try:
+            yield toy
+        finally:
+            end(worker)
+
+
+@pytest.fixture(scope="module")
+def on_sqlite(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    with deployed(tmp_path_factory.mktemp("sqlite") / "toy", prefect_server) as toy:
+        yield toy
+
+
+@pytest.fixture(scope="module")
+def on_postgres(prefect_on_postgres: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    with deployed(tmp_path_factory.mktemp("postgres") / "toy", prefect_on_postgres) as toy:
+        yield toy
+
+
+@pytest.fixture(params=["on_sqlite", "on_postgres"])
+def toy(request: pytest.FixtureRequest) -> Deployed:
+    """The deployed toy, on each database in turn."""
+    found: Deployed = request.getfixturevalue(request.param)
+    (found.root / "in/fate").write_text("good")
+    found.webhook.messages.clear()
+    return found
+
+
+def schedules(toy: Deployed) -> dict[str, list[bool]]:
+    """Of each deployment, whether its schedules are awake."""
+    with toy.client() as client:
+        found = {name: client.read_deployment_by_name(name) for name in DEPLOYMENTS}
+    return {name: [schedule.active for schedule in deployment.schedules] for name, deployment in found.items()}
+
+
+def test_every_deployment_loads_asleep_and_one_command_wakes_them(on_postgres):
+    asleep, awake = ({name: [active] * count for name, count in DEPLOYMENTS.items()} for active in (False, True))
+
+    assert schedules(on_postgres) == asleep
+    on_postgres.command("prefect", "--no-prompt", "deployment", "schedule", "resume", "--all")
+    assert schedules(on_postgres) == awake
+    on_postgres.command("prefect", "--no-prompt", "deploy", "--all")
+    assert schedules(on_postgres) == asleep
+    with on_postgres.client() as client:
+        pull = client.read_deployment_by_name("build/rebuild").pull_steps
+    assert pull[0]["prefect.deployments.steps.set_working_directory"]["directory"] == str(on_postgres.root)
+
+
+def test_the_build_runs_on_schedule_and_is_idle_the_second_time(toy):
+    (toy.root / "in/fate").write_text("other")
+
+    with toy.client() as client:
+        deployment = client.read_deployment_by_name("build/rebuild").id
+        every = IntervalSchedule(interval=timedelta(seconds=10))
+        [schedule] = client._client.post(
+            f"/deployments/{deployment}/schedules",
+            json=[DeploymentScheduleCreate(schedule=every, active=True).model_dump(mode="json", exclude_unset=True)],
+        ).json()
+        wait_for(lambda: len(completed_on_schedule(client)) >= 2, WAIT_SECONDS)
+        client._client.delete(f"/deployments/{deployment}/schedules/{schedule['id']}")
+        wait_for(lambda: not begun_on_schedule(client), WAIT_SECONDS)
+        first, second, *_ = completed_on_schedule(client)
+
+    outcomes = [[row["outcome"] for row in json.loads(toy.artifact(run.id, "build"))] for run in (first, second)]
+    assert outcomes == [["ran", "ran"], ["cached", "cached"]]
+    assert toy.webhook.messages == []
+
+
+def test_a_refused_build_reaches_the_webhook_and_its_url_no_log(toy):
+    (toy.root / "in/fate").write_text("refuse data")
+
+    run = toy.ended(toy.start("build/rebuild"))
+
+    assert run.state_name == "Failed"
+    wait_for(lambda: toy.webhook.messages, WAIT_SECONDS)
+    [message] = toy.webhook.messages
+    assert message["kind"] == "refusal"
+    assert message["text"].startswith("toy: build failed: data: the toy is broken; mend it\n")
+    assert message["details"]["run"] == run.name
+    with toy.client() as client:
+        logs = [entry.message for entry in client.read_logs(limit=200)]
+    assert any("the toy is broken" in line for line in logs)
+    assert not any("very-secret" in line for line in [*logs, (toy.root / "worker.log").read_text()])
+
+
+def test_a_build_that_is_killed_reaches_the_webhook(on_postgres):
+    (on_postgres.root / "in/fate").write_text("hang data")
+    (on_postgres.root / "hanging").unlink(missing_ok=True)
+    on_postgres.webhook.messages.clear()
+
+    run = on_postgres.start("build/rebuild")
+    wait_for((on_postgres.root / "hanging").exists, WAIT_SECONDS)
+    for process in psutil.process_iter(["environ", "cmdline"]):
+        environment, command = process.info["environ"] or {}, process.info["cmdline"] or []
+        if environment.get("PREFECT__FLOW_RUN_ID") == str(run) and "prefect" in " ".join(command[:3]):
+            process.kill()
+
+    wait_for(lambda: on_postgres.webhook.messages, WAIT_SECONDS)
+    [message] = on_postgres.webhook.messages
+    assert message["kind"] == "failure"
+    assert message["text"].startswith("toy: build crashed: ")
+    (on_postgres.root / "in/fate").write_text("good")
+
+
+def test_an_audit_has_a_finding_for_each_part_and_the_broken_one_reaches_the_webhook(on_postgres):
+    on_postgres.webhook.messages.clear()
+    set_license(on_postgres.root, "all rights reserved")
+
+    run = on_postgres.ended(on_postgres.start("audit/audit", advisories="http://127.0.0.1:9/no-server"))
+
+    rows = [line.strip("| ").split(" | ") for line in on_postgres.artifact(run.id, "audit").splitlines()[4:]]
+    found = {part: (outcome, sentence) for part, outcome, sentence in rows}
+    assert {part: outcome for part, (outcome, _) in found.items()} == {
+        "rebuild": "good", "store": "good", "dependencies": "good", "advisories": "not asked", "licences": "good",
+        "sources": "broken",
+    }  # fmt: skip
+    assert found["rebuild"][1].endswith("every digest is equal")
+    assert found["advisories"][1] == "not asked: no network (ConnectError)"
+    assert run.state_name == "Failed"
+    [text] = on_postgres.webhook.texts()
+    assert "sources: source stories is under 'all rights reserved', not allowed" in text
+    set_license(on_postgres.root, "CC0-1.0")
+
+
+def test_a_sweep_ranks_its_experiments_and_one_that_fails_is_a_row_with_its_reason(on_postgres):
+    on_postgres.webhook.messages.clear()
+
+    run = on_postgres.ended(on_postgres.start("sweep/sweep", values={"pretrain.seed": [1, "none", 2]}))
+
+    assert run.state_name == "Completed"
+    rows = json.loads(on_postgres.artifact(run.id, "sweep"))
+    assert [(row["pretrain.seed"], row["outcome"], row["bits per byte"]) for row in rows] == [
+        (2, "done", 1.8), (1, "done", 1.9), ("none", "failed", None),
+    ]  # fmt: skip
+    assert rows[-1]["reason"].startswith("params.yaml: pretrain.seed is 'none': ")
+    [text] = on_postgres.webhook.texts()
+    assert text.startswith("toy: 1 of 3 experiments failed\nseed-none: params.yaml: pretrain.seed")
+    listed = on_postgres.command("dvc", "exp", "list", "--name-only")
+    assert sorted(listed.split()) == ["seed-1", "seed-2"]
+    assert not list((on_postgres.root / ".dvc/tmp/sweep").glob("*/"))
+
+
+def completed_on_schedule(client: SyncPrefectClient) -> list[FlowRun]:
+    """The runs that nobody asked for, and that ended well, in order."""
+    runs = [run for run in client.read_flow_runs() if run.auto_scheduled and run.state and run.state.is_completed()]
+    return sorted(runs, key=lambda run: run.expected_start_time)
+
+
+def begun_on_schedule(client: SyncPrefectClient) -> list[FlowRun]:
+    """The runs that nobody asked for, and that have not ended; those that have not begun are gone afterwards."""
+    runs = [run for run in client.read_flow_runs() if run.auto_scheduled and run.state and not run.state.is_final()]
+    for run in runs:
+        if run.state and run.state.is_scheduled():
+            client._client.delete(f"/flow_runs/{run.id}")
+    return runs
+
+
+def set_license(root: Path, text: str) -> None:
+    """Say that the source stories is under another licence."""
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["sources"]["stories"]["extract"]["license"] = text
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
