@@ -74,6 +74,17 @@ def check() -> None:
 
 
 @app.command()
+def doctor(json: Json = False) -> None:
+    """Find what would break a build, here and on another machine: one line each, with its remedy.
+
+    Example: pedigree doctor && pedigree run
+    """
+    from flows.doctor import diagnose, show
+
+    raise typer.Exit(show(diagnose(), as_json=json))
+
+
+@app.command()
 def summary(json: Json = False) -> None:
     """Say what the build made: where each document went, the model, its bits per byte, samples of its text.
 
@@ -211,6 +222,50 @@ def rollback(
 
     watched()
     print(rollback(version))
+
+
+Services = Annotated[Path, typer.Option("--folder", help="Where they keep their data, credentials and logs.")]
+
+
+@app.command()
+def up(
+    folder: Services = Path("scratch/services"),
+    port: Annotated[int, typer.Option("--port", help="Of the Prefect server.")] = 4200,
+    sqlite: Annotated[bool, typer.Option("--sqlite", help="Without Postgres.")] = False,
+) -> None:
+    """Start all that scheduled builds need on this machine: object store, Postgres, Prefect server, worker.
+
+    Example: pedigree up && eval "$(pedigree env)"
+    """
+    from infra import services
+
+    services.up(folder, port, sqlite, print)
+    print('In a shell that works with them: eval "$(pedigree env)"')
+
+
+@app.command()
+def down(folder: Services = Path("scratch/services")) -> None:
+    """Stop what `pedigree up` started; what it holds stays.
+
+    Example: pedigree down
+    """
+    from infra import services
+
+    print("stopped: " + (", ".join(services.down(folder)) or "nothing ran"))
+
+
+@app.command()
+def env(folder: Services = Path("scratch/services")) -> None:
+    """Print the environment in which this machine's services are found.
+
+    Example: eval "$(pedigree env)"
+    """
+    import shlex
+
+    from infra import services
+
+    for name, value in services.environment(folder).items():
+        print(f"export {name}={shlex.quote(value)}")
 
 
 store = typer.Typer(
