@@ -64,7 +64,7 @@ def _run(stage: str, clone: Path, children: Children) -> None:
     try:
         ended = children.repro(stage, clone, tell, pull=True)
         tell(f"{ended.outcome} in {ended.seconds:.1f} s")
-        tell(children.push([stage], clone, tell))
+        children.push([stage], clone, tell)
     except BaseException:  # a signal too: the stage saves, and ends before this process does
         children.stop(SAVING_SECONDS)
         raise

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
@@ -27,6 +28,7 @@ from stages.params import Refusal
 SCRIPT = Path(__file__).parents[2] / "infra" / "slurm" / "stage.sbatch"
 GATHER_SECONDS = 2.0  # siblings that become ready within it are one array
 LOOK_SECONDS = 10.0  # between two looks at a task; a controller serves thousands of them
+AGAIN_SECONDS = 5  # Slurm lets a job wait for two minutes before it comes again; at once, its old node refuses it
 LOST_SECONDS = 600.0  # a controller that doesn't answer for so long can't be reached
 
 # What can't become true by waiting.
@@ -133,11 +135,11 @@ class Slurm:
             if obstacle := _obstacle(job):
                 attempt("scancel", task)
                 raise StageRefused(
-                    f"{errand.stage}: Slurm job {task} can't start: {obstacle}; correct its resources in "
-                    "infra/places.yaml"
+                    f"{errand.stage}: Slurm job {task} can't start: {obstacle}; "
+                    "correct its partition, nodes or hours in infra/places.yaml"
                 )
             if _waits_needlessly(job):
-                attempt("scontrol", "update", f"JobId={task}", "StartTime=now")
+                attempt("scontrol", "update", f"JobId={task}", f"StartTime=now+{AGAIN_SECONDS}")
         fetch_log(errand)
         self._account(errand, task, job, tell)
         if error := outcome(errand, task, job, stopping.is_set()):
@@ -159,6 +161,8 @@ class Slurm:
                 if job["JobState"] in _ENDED:
                     return
             except Unknown:
+                if stopped:
+                    raise Stopped(f"{errand.stage}: stopped") from None
                 raise ComeAgain(f"{errand.stage}: Slurm knows no job {task} (any more)") from None
             except Away as away:
                 if time.monotonic() > answered + LOST_SECONDS:
@@ -263,18 +267,33 @@ def show(task: str) -> dict[str, str]:
         Unknown: if it has forgotten it.
         Away: if it doesn't answer.
     """
+    if job := _record(task):
+        return job
+    # A task that was cancelled before it began was never parted from its array.
+    array = _record(task.partition("_")[0])
+    if array and array["JobState"] in _ENDED:
+        return array
+    raise Unknown(task)
+
+
+def _record(job: str) -> dict[str, str] | None:
     try:
-        said = ask("scontrol", "--oneliner", "show", "job", task)
+        said = ask("scontrol", "--oneliner", "show", "job", job)
     except subprocess.CalledProcessError as error:
-        raise (Unknown(task) if "Invalid job id" in error.stderr else Away(error.stderr.strip())) from None
+        if re.search("not found|Invalid job id", error.stdout + error.stderr):
+            return None
+        raise Away(error.stderr.strip()) from None
     return dict(re.findall(r"(\S+?)=(\S*)", said.splitlines()[0]))
 
 
 def stop(task: str) -> None:
     """Have the stage in `task` save and end, and not come again; one that waits is removed."""
     attempt("scontrol", "update", f"JobId={task}", "Requeue=0")
-    attempt("scancel", "--state=PENDING", task)
-    attempt("scancel", "--batch", "--signal=TERM", "--state=RUNNING", task)
+    with suppress(Unknown, Away):
+        if show(task)["JobState"] == "PENDING":
+            attempt("scancel", task)
+        else:
+            attempt("scancel", "--batch", "--signal=TERM", task)
 
 
 def outcome(errand: Errand, task: str, job: dict[str, str], stopped: bool) -> Exception | None:
@@ -349,8 +368,11 @@ def _obstacle(job: dict[str, str]) -> str | None:
 
 
 def _waits_needlessly(job: dict[str, str]) -> bool:
-    """Whether a job that came again only waits for the two minutes that Slurm gives its old node to clean up."""
-    return job["JobState"] == "PENDING" and job["Reason"] == "BeginTime" and job["Restarts"] != "0"
+    """Whether a job that came again waits for longer than AGAIN_SECONDS by order of Slurm alone."""
+    if job["JobState"] != "PENDING" or job["Reason"] != "BeginTime" or job["Restarts"] == "0":
+        return False
+    begin, submitted = (datetime.fromisoformat(job[name]) for name in ("EligibleTime", "SubmitTime"))
+    return begin - submitted > timedelta(seconds=60)
 
 
 def _seconds(duration: str) -> int:

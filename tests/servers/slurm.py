@@ -18,6 +18,7 @@ import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 NODES = ("one", "two")
+CPUS = 4  # as many as it is told; the machine may have less
 CONF = """\
 ClusterName=toy
 SlurmctldHost={host}(127.0.0.1)
@@ -35,6 +36,7 @@ SlurmdLogFile={folder}/slurmd-%n.log
 SlurmctldPort={port}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+SlurmdParameters=config_overrides
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
@@ -49,7 +51,7 @@ KillWait=20
 ReturnToService=2
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
-PartitionName=short Nodes=ALL MaxTime=1 PriorityTier=1 State=UP
+PartitionName=short Nodes=ALL MaxTime=1 PriorityTier=1 PreemptMode=OFF State=UP
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP
 """
 
@@ -98,26 +100,21 @@ class Slurm:
         host = socket.gethostname().partition(".")[0]
         ports = free_ports(1 + len(NODES))
         nodes = [
-            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=1000 State=UNKNOWN"
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} RealMemory=1000 Feature={node} State=UNKNOWN"
             for node, port in zip(NODES, ports[1:], strict=True)
         ]
         text = CONF.format(folder=self.folder, host=host, port=ports[0], nodes="\n".join(nodes))
         (self.folder / "slurm.conf").write_text(text)
 
     def _daemon(self, program: str, *arguments: str) -> None:
-        log = (self.folder / f"{program}.out").open("ab")
         path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-        program = shutil.which(program, path=path) or program
-        self._daemons.append(
-            subprocess.Popen(
-                [program, *arguments],
-                env=os.environ | self.environment | {"PATH": path},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=_die_with_parent,
+        command = [shutil.which(program, path=path) or program, *arguments]
+        environment = os.environ | self.environment | {"PATH": path}
+        with (self.folder / f"{program}.out").open("ab") as log:
+            daemon = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
             )
-        )
+        self._daemons.append(daemon)
 
 
 def free_ports(count: int) -> list[int]:
@@ -146,7 +143,7 @@ def _die_with_parent() -> None:
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """A real Slurm cluster of two nodes, of one processor each, on this machine."""
+    """A real Slurm cluster of two nodes on this machine."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     if missing := [program for program in PROGRAMS if not shutil.which(program, path=path)]:
         pytest.skip(f"{', '.join(missing)} missing: apt-get install --no-install-recommends slurm-wlm munge")
