@@ -23,9 +23,9 @@ if name == "slow":
     begun = time.monotonic()
     while not Path(os.environ["TOY_RUNS"]).with_name("go").exists() and time.monotonic() < begun + 120:
         time.sleep(0.05)
-if name == "numbers":
+if name in ("numbers", "many"):
     out.mkdir(parents=True)
-    for number in range(3):
+    for number in range(3 if name == "numbers" else 400):
         out.joinpath(f"{number}.txt").write_text(f"{number} {given}" * 2000)
 else:
     out.parent.mkdir(exist_ok=True)
