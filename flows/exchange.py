@@ -273,7 +273,7 @@ def _is_pushed(out: Any) -> bool:
 
 def _entry_path(place: Place, stage: Any) -> str | None:
     """The path of the run-cache's entry that says what dvc.lock says of this stage, if there is one."""
-    if not _can_hash(stage) or not all(out.hash_info for out in stage.outs):
+    if not all(out.hash_info for out in stage.outs) or not _can_hash(stage):  # never built: its inputs may not exist
         return None
     key, value = _get_stage_hash(stage), _get_cache_hash(to_single_stage_lockfile(stage))
     path = f"runs/{key[:2]}/{key}/{value}"
