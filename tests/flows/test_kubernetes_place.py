@@ -1,5 +1,6 @@
 """A stage as a Kubernetes job, in the small cluster of tests/servers/kubernetes_api.py, whose pods are processes."""
 
+import shutil
 import sys
 import textwrap
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from stored import make_clone
 from tiny import ROOT
 
 from flows.places import Errand
@@ -18,6 +20,7 @@ from flows.places import kubernetes as place
 from flows.places.job import job_name
 from flows.places.settings import KubernetesResources
 from flows.stage import ComeAgain, StageFailed, StageRefused, Stopped
+from flows.work import build_locally
 from stages.params import Refusal
 
 ONCE = """
@@ -361,3 +364,27 @@ def right(request: str) -> tuple[str, str]:
     kind = "pods/log" if rest.endswith("/log") else kind
     verb = "watch" if "watch=" in url else "get" if rest else "list"
     return kind, {"POST": "create", "DELETE": "delete"}.get(method, verb)
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+def test_a_build_has_a_stage_run_as_a_job_and_restores_it_here(tmp_path, s3, kubernetes_api, monkeypatch):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    kubernetes_api.secrets["pedigree-store"] = s3.environment
+    clone = make_clone(tmp_path / "clone", s3.url(), s3.environment, {"letters": [], "total": ["out/letters"]})
+    kubernetes_api.inherited["TOY_RUNS"] = clone.environment["TOY_RUNS"]
+    monkeypatch.setenv("TOY_RUNS", clone.environment["TOY_RUNS"])
+    shutil.copytree(ROOT / "infra/kubernetes", clone.folder / "infra/kubernetes")
+    places = {"stages": {"total": {"place": "kubernetes", "image": "pedigree:test", "cpus": 1}}}
+    (clone.folder / "infra/places.yaml").write_text(yaml.safe_dump(places))
+    clone.commit()
+    monkeypatch.chdir(clone.folder)
+
+    built = build_locally()
+
+    assert [(stage.stage, stage.outcome) for stage in built.stages] == [("letters", "ran"), ("total", "restored")]
+    assert clone.runs() == ["letters", "total"]
+    assert (clone.folder / "out/total").read_text().startswith("total total")
+    [job] = kubernetes_api.jobs.values()
+    assert job["metadata"]["annotations"]["pedigree/stage"] == "total"
+    assert s3.environment["AWS_SECRET_ACCESS_KEY"] not in str(job)

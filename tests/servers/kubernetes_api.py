@@ -123,6 +123,7 @@ class Pod:
         here = self._here(container, mounts)
         command = [here(part) for part in [*container.get("command", []), *container.get("args", [])]]
         environment = {name: here(value) for name, value in self._environment(container).items()}
+        environment |= self.cluster.inherited
         self._process = subprocess.Popen(
             command, cwd=here(container["workingDir"]), env=environment, text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
