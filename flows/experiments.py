@@ -150,9 +150,8 @@ def ranked(results: Sequence[Result]) -> list[Result]:
 class Sweep:
     """The experiments of one sweep, on the commit that was HEAD when it began; `held` makes it the only one here."""
 
-    def __init__(self, root: Path = Path(), targets: Sequence[str] = ()) -> None:
+    def __init__(self, root: Path = Path()) -> None:
         self.root = root.resolve()
-        self.targets = list(targets)
         self.base = _output(["git", "rev-parse", "HEAD"], self.root)
         self._lock = -1
         self._commands = Bound()
@@ -204,7 +203,7 @@ class Sweep:
         log = self.root / "logs" / f"sweep-{experiment.name}.log"
         # What the commit has is taken from the cache at once, not stage by stage; what isn't there is built.
         self._child(["dvc", "checkout", "--quiet", "--allow-missing"], clone, log)
-        if code := self._child(["pedigree", "run", "--local", *self.targets], clone, log):
+        if code := self._child(["pedigree", "run", "--local"], clone, log):
             raise ExperimentFailed(why(code, log))
         saved = log.with_suffix(".save.log")
         if code := self._child(["dvc", "exp", "save", "--force", "--name", experiment.name], clone, saved):

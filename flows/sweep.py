@@ -19,13 +19,13 @@ from flows.worker import end_with_worker
     on_failure=[tell_failure],
     on_crashed=[tell_failure],
 )
-def sweep(values: dict[str, list[Any]], at_once: int = 1, targets: list[str] | None = None) -> list[dict[str, object]]:
+def sweep(values: dict[str, list[Any]], at_once: int = 1) -> list[dict[str, object]]:
     """Build every combination of `values` (parameter -> what to try), `at_once` side by side; a row for each.
 
     One that fails is a row with its reason; people are told, and the others go on.
     """
     end_with_worker()
-    experiments, work, free = combinations(values), Sweep(targets=targets or ()), Semaphore(at_once)
+    experiments, work, free = combinations(values), Sweep(), Semaphore(at_once)
     with work.held():
         done = [
             run_experiment.with_options(task_run_name=experiment.name).submit(experiment, work, free)

@@ -173,6 +173,14 @@ def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     return toy
 
 
+@pytest.fixture
+def single(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """`alone`, and no other stage; the working folder is the project's."""
+    toy = make_toy(tmp_path / "toy", {"alone": []})
+    monkeypatch.chdir(toy.root)
+    return toy
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
