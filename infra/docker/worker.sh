@@ -6,7 +6,7 @@
 #   GIT_FOLDER           where the clone is kept, on a volume
 #   PREFECT_API_URL      the server
 set -eu
-: "${GIT_URL:?name the git repository of the project}" "${GIT_FOLDER:?name the folder for the clone}"
+: "${GIT_URL:?name the git repository of the project}" "${GIT_FOLDER:?name the folder for the clone}" "${PREFECT_API_URL:?name the Prefect server}"
 
 if [ ! -d "$GIT_FOLDER/.git" ]; then
     rm -rf "$GIT_FOLDER.new"  # of a start that was killed
@@ -20,5 +20,11 @@ git config user.name >/dev/null || git config user.name "Pedigree worker"
 git config user.email >/dev/null || git config user.email "pedigree@localhost"
 
 prefect work-pool inspect pedigree >/dev/null 2>&1 || prefect work-pool create pedigree --type process
-prefect --no-prompt deploy --all
+# To load the deployments puts their schedules to sleep: it is done only when there is something new.
+mark="$PREFECT_API_URL $(git hash-object prefect.yaml)"
+if [ "$(cat .git/deployed 2>/dev/null)" != "$mark" ] || ! prefect deployment inspect build/rebuild >/dev/null 2>&1; then
+    prefect --no-prompt deploy --all
+    echo "$mark" > .git/deployed
+    echo "worker: the schedules are asleep; to wake them: prefect deployment schedule resume --all" >&2
+fi
 exec prefect worker start --pool pedigree --type process
