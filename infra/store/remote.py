@@ -72,6 +72,8 @@ class Remote:
         """Every file below `folder` of the remote, by path: `size`, `LastModified`. One request for 1000 files."""
         self.fs.fs.invalidate_cache()
         found = self.fs.fs.find(f"{self.path}/{folder}", detail=True)
+        if not isinstance(found, dict):  # DVC's own local file system lists names only
+            found = {path: {**self.fs.fs.info(path), "LastModified": self.fs.fs.info(path)["mtime"]} for path in found}
         return {str(path).lstrip("/") if self.is_s3 else str(path): info for path, info in found.items()}
 
     def probe(self) -> None:
