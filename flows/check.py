@@ -5,6 +5,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from flows.places.settings import read_places
 from flows.settings import flow_settings
 from stages.params import Refusal, load_mixture, load_params, read_params, source_names
 from stages.settings import settings
@@ -29,6 +30,7 @@ def check_params() -> int:
     checks: list[Callable[[], Any]] = [
         settings,
         flow_settings,
+        read_places,
         _no_strangers,
         load_mixture,
         *_source_checks(),

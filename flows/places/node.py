@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from dvc.config import Config
 from dvc.repo import Repo
@@ -38,7 +39,7 @@ def run_there(commit: str, stage: str, remote: str, machine: int = 0) -> int:
         The exit code: 0 done, 2 refused, 75 come again, 1 failed; why is the last line on stderr.
     """
     children = Children()
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(COME_AGAIN))
+    signal.signal(signal.SIGTERM, _come_again)
     folder = flow_settings().node_folder.expanduser().resolve()
     os.environ.setdefault("PEDIGREE_SCRATCH", str(folder / "scratch"))
     try:
@@ -51,6 +52,12 @@ def run_there(commit: str, stage: str, remote: str, machine: int = 0) -> int:
     except (Refusal, StageFailed, ComeAgain, Stopped) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return _code(error)
+
+
+def _come_again(signum: int, frame: FrameType | None) -> None:
+    """End, once: whoever stops a job may signal every process of it, and more than once, while the stage saves."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(COME_AGAIN)
 
 
 def _code(error: Exception) -> int:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from flows.settings import FlowSettings, flow_settings
 from stages.params import Refusal, StageParams, parse_params, read_params
@@ -32,16 +32,6 @@ class Resources(StageParams):
     nodes: int = Field(1, ge=1, description="machines; more than one: pretrain is launched on each of them")
     hours: float | None = Field(None, gt=0, description="longest time; the stage saves before it, and comes again")
     environment: dict[str, str] = Field({}, description="settings of the stage there: PEDIGREE_* only, never a secret")
-
-    @field_validator("environment")
-    @classmethod
-    def _settings_only(cls, environment: dict[str, str]) -> dict[str, str]:
-        if strangers := [name for name in environment if not name.startswith("PEDIGREE_")]:
-            raise ValueError(
-                f"only PEDIGREE_ settings stand here, not {', '.join(strangers)}; "
-                "credentials and endpoints come from the node's own environment"
-            )
-        return environment
 
 
 class SlurmResources(Resources):
@@ -122,4 +112,13 @@ def _where(values: object, at: str) -> Where:
     place = values.get("place")
     if place not in MODELS:
         raise Refusal(f"{at}.place is {place!r}; make it one of {', '.join(MODELS)}")
-    return parse_params(MODELS[place], values, at)
+    # Not by validators: they repeat what they refuse, which may be a secret here.
+    if strangers := [name for name in values.get("environment") or {} if not str(name).startswith("PEDIGREE_")]:
+        raise Refusal(
+            f"{at}.environment takes PEDIGREE_ settings only, not {', '.join(map(str, strangers))}; "
+            "remove it: credentials and endpoints come from the node's own environment"
+        )
+    where = parse_params(MODELS[place], values, at)
+    if isinstance(where, SlurmResources) and where.hours and where.hours * 3600 <= where.save_seconds:
+        raise Refusal(f"{at}.save_seconds is {where.save_seconds}; make it less than its hours ({where.hours})")
+    return where

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+import yaml
 from servers.slurm import until
 
 from flows.places import Errand
@@ -17,6 +18,7 @@ from flows.places import slurm as place
 from flows.places.settings import SlurmResources
 from flows.places.slurm import Slurm
 from flows.stage import ComeAgain, StageFailed, StageRefused, Stopped
+from flows.work import build_locally
 from stages.params import Refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -39,13 +41,12 @@ esac
 
 @pytest.fixture(scope="module")
 def cluster(slurm):
-    """The cluster, looked at often; the environment has a secret that no job may see."""
+    """The cluster, looked at often."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in slurm.environment.items():
             patch.setenv(name, value)
         patch.setattr(place, "LOOK_SECONDS", 0.2)
         patch.setattr(place, "GATHER_SECONDS", 0.5)
-        patch.setenv("AWS_SESSION_TOKEN", "hush")
         yield slurm
 
 
@@ -110,24 +111,7 @@ def start(pool, slurm, errand, resources, told=print, stopping=None):
     return pool.submit(slurm.run, errand, resources, told, stopping or Event())
 
 
-def test_a_preempted_stage_saves_and_goes_on(limited, cluster, tmp_path, program, resources, pool):
-    slurm, told = Slurm(tmp_path), Told()
-    run = start(pool, slurm, errand(tmp_path, "train"), resources(constraint="one"), told)
-    until(Path(f"{program}.trains").exists)
-
-    cluster.ask("sbatch", "--partition=urgent", "--constraint=one", "--exclusive", "--output=/dev/null", "--wrap=:")
-
-    run.result(120)
-    log = (tmp_path / "logs/train.log").read_text()
-    assert log.index("try 0") < log.index("saved") < log.index("try 1")
-    (record,) = [json.loads(line) for line in (tmp_path / "logs/jobs.jsonl").read_text().splitlines()]
-    assert (record["stage"], record["state"], record["exit_code"], record["cpus"]) == ("train", "COMPLETED", "0:0", 1)
-    assert record["restarts"] == 1
-    assert record["nodes"] == "one"
-    assert told.has("ended as COMPLETED (0:0)")
-
-
-def test_stages_that_become_ready_together_are_one_array(cluster, tmp_path, resources, pool):
+def test_stages_that_become_ready_together_are_one_array(limited, cluster, tmp_path, resources, pool):
     slurm, told = Slurm(tmp_path), Told()
     names = [f"quick@{name}" for name in "abc"]
 
@@ -142,7 +126,8 @@ def test_stages_that_become_ready_together_are_one_array(cluster, tmp_path, reso
         assert f"{name} of c0ffee" in (tmp_path / f"logs/{name}.log").read_text()
 
 
-def test_a_job_knows_no_secret_of_whoever_submits_it_but_those_of_its_node(cluster, tmp_path, resources):
+def test_a_job_knows_no_secret_of_whoever_submits_it_but_those_of_its_node(cluster, tmp_path, resources, monkeypatch):
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "hush")
     Slurm(tmp_path).run(errand(tmp_path, "quick"), resources(), Told(), Event())
     assert "token none, 3 workers" in (tmp_path / "logs/quick.log").read_text()
 
@@ -273,3 +258,61 @@ def test_a_stage_saves_before_its_time_limit_and_comes_again(limited):
 
     log = (folder / "logs/train.log").read_text()
     assert log.index("try 0") < log.index("saved") < log.index("try 1")
+
+
+def place_on(toy, slurm, folder, s3, **more):
+    """Send `alone` of the toy to Slurm, and give the nodes the store's credentials; nodes share nothing else."""
+    (folder / "node.env").write_text(
+        "".join(f"{name}={value}\n" for name, value in s3.environment.items())
+        + f"DVC_SITE_CACHE_DIR={folder}/site\nPEDIGREE_FLOW_NODE_FOLDER={folder}/$SLURMD_NODENAME\n"
+        f"PATH={Path(sys.executable).parent}:$PATH\n"
+    )
+    where = {
+        "place": "slurm", "node_environment": str(folder / "node.env"),
+        "environment": {"PEDIGREE_SCRATCH": str(folder / "scratch")}, **more,
+    }  # fmt: skip
+    (toy.root / "infra").mkdir()
+    (toy.root / "infra/places.yaml").write_text(yaml.safe_dump({"stages": {"alone": where}}))
+
+
+@pytest.fixture
+def stored(diamond, s3, monkeypatch):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    diamond.fate("alone", "meet")
+    diamond.share(s3.url())
+    return diamond
+
+
+def test_a_stage_on_two_nodes_has_a_launcher_on_each_and_they_meet(cluster, stored, s3, tmp_path):
+    place_on(stored, cluster, tmp_path, s3, nodes=2, partition="main")
+
+    build = build_locally(["alone"])
+
+    assert [(ended.stage, ended.outcome) for ended in build.stages] == [("alone", "restored")]
+    assert (stored.root / "out/alone").read_text() == "alone"
+    met = {path.name: path.read_text().split(" ", 1) for path in (tmp_path / "scratch/met").iterdir()}
+    assert {node for node, _ in met.values()} == {"one", "two"}
+    assert set(met) == {"0", "1"}
+    assert all("--num_machines 2 --main_process_ip 127.0.0.1" in launch for _, launch in met.values())
+    assert "Running stage 'alone'" in (stored.root / "logs/alone.log").read_text()  # through the store
+
+
+def test_a_training_that_loses_its_node_goes_on_elsewhere_and_comes_home(cluster, stored, s3, tmp_path, pool):
+    stored.fate("alone", "train")
+    place_on(stored, cluster, tmp_path, s3, partition="main", constraint="one|two")
+    build = pool.submit(build_locally, ["alone"])
+    until(Path(tmp_path, "scratch/trains").exists)
+    node = cluster.ask("squeue", "--noheader", "--name=alone", "--format=%N").strip()
+
+    cluster.ask("sbatch", "--partition=urgent", f"--nodelist={node}", "--exclusive", "--output=/dev/null", "--wrap=:")
+
+    assert [(ended.stage, ended.outcome) for ended in build.result(120).stages] == [("alone", "restored")]
+    began, saved, again = (tmp_path / "scratch/alone").read_text().splitlines()
+    assert (began, saved) == (f"began on {node}", "saved")
+    assert again.startswith("began on")
+    log = (stored.root / "logs/alone.log").read_text()
+    assert log.count("> exec python stage.py alone") >= 2  # what it said before it was stopped, too
+    (record,) = [json.loads(line) for line in (stored.root / "logs/jobs.jsonl").read_text().splitlines()]
+    assert (record["stage"], record["state"], record["exit_code"]) == ("alone", "COMPLETED", "0:0")
+    assert (record["nodes"] in ("one", "two"), record["cpus"], record["restarts"]) == (True, 1, 1)
