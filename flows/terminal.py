@@ -17,6 +17,8 @@ from stages.params import Refusal
 _PREFECT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # 14 s for each call: enough for a server that starts again. A build doesn't wait for one that is gone.
+    "PREFECT_CLIENT_MAX_RETRIES": "3",
     # Its own lines go to its database; the terminal has ours.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_LEVEL": "INFO",

@@ -10,6 +10,7 @@ from subprocess import Popen
 
 import pytest
 import yaml
+from servers.prefect_server import die_with_us
 
 PROJECT = Path(__file__).parents[2]
 
@@ -104,6 +105,7 @@ class Toy:
             return Popen(
                 [sys.executable, "-c", program],
                 cwd=self.root, env=os.environ | {"PYTHONPATH": str(PROJECT), **environment}, stderr=out, stdout=out,
+                preexec_fn=die_with_us,
             )  # fmt: skip
 
     def said(self, log: str = "build.log") -> str:

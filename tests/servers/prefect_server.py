@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 PR_SET_PDEATHSIG = 1
@@ -75,7 +76,7 @@ def start(command: list[str], cwd: Path, environment: Mapping[str, str], log: Pa
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            preexec_fn=_die_with_us,
+            preexec_fn=die_with_us,
         )
 
 
@@ -114,5 +115,14 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
         time.sleep(0.1)
 
 
-def _die_with_us() -> None:
+def is_gone(process: psutil.Process) -> bool:
+    """Whether `process` has ended, be it that nobody has asked how (a container's first process may take its time)."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def die_with_us() -> None:
+    """In a child, before its program: ask the kernel for a SIGTERM when the tests die."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
