@@ -58,7 +58,14 @@ def tell_failure(flow: "Flow[..., object]", flow_run: "FlowRun", state: "State[o
         return
     kind = "refusal" if _refused(state) else "failure"
     sentence = f"{flow.name} {(state.name or 'failed').lower()}: {_sentence(state)}"
-    tell_people(kind, sentence, {"run": flow_run.name, "page": _page(flow_run)})
+    tell_people(kind, sentence, {"run": flow_run.name, "page": page_of(flow_run)})
+
+
+def page_of(flow_run: "FlowRun") -> str:
+    """The URL at which the run is shown."""
+    from prefect.utilities.urls import url_for
+
+    return url_for(flow_run) or ""
 
 
 def message(kind: str, sentence: str, details: Mapping[str, object] = NOTHING, project: str = "") -> dict[str, object]:
@@ -135,10 +142,3 @@ def _exception(state: "State[object]") -> BaseException | None:
     except Exception:
         return None
     return result if isinstance(result, BaseException) else None
-
-
-def _page(flow_run: "FlowRun") -> str:
-    """Where the run is shown."""
-    from prefect.utilities.urls import url_for
-
-    return url_for(flow_run) or ""

@@ -25,6 +25,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from flows.lease import Run, dead_runs, forget, live_runs
+from flows.notify import page_of, tell_people
 from flows.stage import Tell
 
 KNOWN_DAYS = 7  # so long a server that doesn't answer is asked again at each start
@@ -74,6 +75,8 @@ def _crash(client: SyncPrefectClient, flow_run: UUID) -> bool:
     _crash_tasks(client, flow_run)
     if run.state is None or not run.state.is_final():
         client.set_flow_run_state(flow_run, Crashed(message="Its process died."), force=True)
+        if run.deployment_id:  # it could tell nobody itself
+            tell_people("failure", f"the run {run.name} has died without a word", {"page": page_of(run)})
     return True
 
 
