@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +76,10 @@ def building(root: Path, tell: Tell, flow_run: str | None = None, api: str | Non
                 end_orphans(dead.id, root, tell)
                 if dead.flow_run is None:  # nothing to tell Prefect
                     forget(dead, root)
-            mend(root, root / STATE, tell)
+            try:
+                mend(root, root / STATE, tell)
+            except OSError as error:  # DVC will say what it can't read
+                tell(f"DVC's files were not looked through: {error}")
             try:
                 yield
             except BaseException:  # the stage of a dvc that was killed, say
@@ -100,8 +103,9 @@ def live_runs(root: Path) -> list[Run]:
 
 
 def forget(run: Run, root: Path) -> None:
-    """Remove the record of `run`."""
-    (_records(root) / f"{run.id}.json").unlink(missing_ok=True)
+    """Remove the record of `run`; one that may not be removed is found again."""
+    with suppress(OSError):
+        (_records(root) / f"{run.id}.json").unlink()
 
 
 @contextmanager
@@ -193,14 +197,14 @@ def _if_dead(path: Path) -> Run | None:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return _read(path)
-    except (BlockingIOError, FileNotFoundError):
+    except OSError:  # locked: its process lives; or gone; or another user's
         return None
 
 
 def _read(path: Path) -> Run:
     try:
         return Run(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError):  # of another version, or damaged: its name is enough to find its children
+    except (OSError, ValueError, TypeError):  # of another version, or damaged: its name is enough to find its children
         return Run(path.stem, 0, "", "")
 
 

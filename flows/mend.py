@@ -24,7 +24,6 @@ def mend(root: Path, state: Path, tell: Tell) -> None:
     lock, kept = root / LOCK, state / LOCK
     text, good = _bytes(lock), _bytes(kept)
     if text is not None and good is not None and text != good and MERGE not in text and not _is_lock(text):
-        os.replace(lock, state / f"{LOCK}.broken")
         _copy(good, lock)
         tell(f"{LOCK} was cut short by a kill or a full disk: it is again what it was before")
     keep_lock(root, state)

@@ -22,6 +22,7 @@ _PREFECT = {
     # Its own lines go to its database; the terminal has ours.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
 }
 
 
