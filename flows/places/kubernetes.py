@@ -146,7 +146,7 @@ class Run:
         self.errand.log.write_bytes(b"")
         found = self._patiently(partial(self.cluster.job, self.name))
         if found and (verdict(found, []) or found["metadata"].get("deletionTimestamp")):
-            self._delete(found)
+            self._delete(found, heed=False)
             found = None
         if found:
             self.tell(f"{self} runs already; it is followed")
@@ -200,19 +200,20 @@ class Run:
 
     def _stop(self, found: Manifest) -> None:
         self.tell(f"{self} is stopped")
-        self._delete(found)
+        self._delete(found, heed=True)
         self.keep_words()
         raise Stopped(f"{self.errand.stage}: stopped")
 
-    def _delete(self, found: Manifest) -> None:
-        """Delete the job and wait until it is gone, with its pods; what they say till then is kept."""
+    def _delete(self, found: Manifest, heed: bool) -> None:
+        """Delete the job and wait until it is gone, with its pods; with `heed`, what they say till then is kept."""
         grace = found["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
         until = time.monotonic() + grace + SPARE_SECONDS
         self._patiently(partial(self.cluster.delete, self.name))
         while (left := self._patiently(partial(self.cluster.job, self.name))) and _uid(left) == _uid(found):
             if time.monotonic() > until:
                 raise ComeAgain(f"{self} is not gone {grace + SPARE_SECONDS:.0f} s after it was deleted")
-            self._look(left)
+            if heed:
+                self._look(left)
             self._sleep(left)
 
     def _sleep(self, found: Manifest) -> None:

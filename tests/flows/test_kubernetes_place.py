@@ -299,7 +299,7 @@ def test_several_nodes_find_each_other_and_come_again_together(asker, kubernetes
     for rank, prefix in ((0, ""), (1, "[1] ")):
         launch = f"--num_processes 2 --num_machines 2 --machine_rank {rank} --main_process_ip {name}-0.{name}"
         assert f"{prefix}{name}-0.{name} {launch} --main_process_port 29500" in asker.log
-    assert {pod.exit_code for pod in kubernetes_api.all_pods} == {75, 0}
+    assert len(kubernetes_api.all_pods) == 4
 
 
 def test_a_token_that_is_not_accepted_is_refused_and_not_repeated(asker, kubernetes_api, monkeypatch):
