@@ -274,6 +274,24 @@ def test_what_an_upload_that_broke_off_left_is_removed_by_the_next(sent, s3, tmp
     assert not [path for path in s3.filesystem().find(sent) if "step-00000001/" in path]
 
 
+def test_an_upload_that_breaks_off_is_no_checkpoint_and_the_next_one_is_tried(sent, tmp_path, caplog, s3, monkeypatch):
+    with held(sent, tmp_path / "new") as remote:
+        with monkeypatch.context() as broken:
+            broken.setattr(remote._store, "put_file", cut_off)
+            remote.send(write_step(tmp_path / "new", 5))
+            wait_for(lambda: not remote.in_use)
+        before = steps(s3, sent)
+        remote.send(write_step(tmp_path / "new", 6))
+
+    assert "step-00000005 was not sent" in caplog.text
+    assert before == ["step-00000003", "step-00000004"]
+    assert steps(s3, sent) == ["step-00000004", "step-00000006"]
+
+
+def cut_off(*_arguments: object) -> None:
+    raise ConnectionResetError
+
+
 def test_wrong_credentials_are_refused(place, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret")
 

@@ -60,6 +60,20 @@ def test_of_many_at_once_one_gets_it(url):
     taken[0].release()
 
 
+def test_a_holder_that_is_only_slow_keeps_it(url, monkeypatch):
+    looks: list[object] = []
+    read = leases._Key.read
+    monkeypatch.setattr(leases._Key, "read", lambda key: looks.append(key) or read(key))
+    with take_lease(url, renew_every=1000) as holder, ThreadPoolExecutor(1) as pool:
+        looks.clear()
+        second = pool.submit(take_lease, url, stale_after=30)
+        until(lambda: len(looks) > 2)
+        holder.check()
+
+        with pytest.raises(LeaseHeld):
+            second.result()
+
+
 def test_a_released_lease_leaves_nothing_behind_and_is_free(url, s3):
     with take_lease(url, **QUICK):
         assert s3.filesystem().exists(url)
