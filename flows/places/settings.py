@@ -113,7 +113,9 @@ def _where(values: object, at: str) -> Where:
     if place not in MODELS:
         raise Refusal(f"{at}.place is {place!r}; make it one of {', '.join(MODELS)}")
     # Not by validators: they repeat what they refuse, which may be a secret here.
-    if strangers := [name for name in values.get("environment") or {} if not str(name).startswith("PEDIGREE_")]:
+    environment = values.get("environment")
+    names = environment if isinstance(environment, dict) else ()
+    if strangers := [name for name in names if not str(name).startswith("PEDIGREE_")]:
         raise Refusal(
             f"{at}.environment takes PEDIGREE_ settings only, not {', '.join(map(str, strangers))}; "
             "remove it: credentials and endpoints come from the node's own environment"

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -154,6 +154,18 @@ def make_toy(root: Path, upstream: dict[str, list[str]]) -> Toy:
         "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
     )
     return Toy(root, list(upstream))
+
+
+@pytest.fixture
+def toy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, list[str]]], Toy]:
+    """Makes a project of these stages, and goes there."""
+
+    def make(upstream: dict[str, list[str]]) -> Toy:
+        toy = make_toy(tmp_path / "toy", upstream)
+        monkeypatch.chdir(toy.root)
+        return toy
+
+    return make
 
 
 @pytest.fixture
