@@ -21,20 +21,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 def test_a_second_build_waits_for_the_first_and_says_for_whom(diamond):
     diamond.fate("alone", "hang")
     first = diamond.start_build("alone", log="first.log")
-    wait_for(lambda: diamond.pid("alone"), 60)
+    wait_for(lambda: diamond.pid("alone"), 200)
     diamond.fate("alone")
 
     stopped, second = (diamond.start_build("alone", log=log) for log in ("stopped.log", "second.log"))
     sentence = f"waits for the build of process {first.pid} on "
-    wait_for(lambda: all(sentence in diamond.said(log) for log in ("stopped.log", "second.log")), 60)
+    wait_for(lambda: all(sentence in diamond.said(log) for log in ("stopped.log", "second.log")), 200)
     stopped.terminate()
 
-    assert stopped.wait(60) == 128 + signal.SIGTERM
+    assert stopped.wait(200) == 128 + signal.SIGTERM
     assert second.poll() is None
     assert diamond.runs("alone") == 1
     first.kill()
-    first.wait(60)
-    assert second.wait(60) == 0
+    first.wait(200)
+    assert second.wait(200) == 0
     assert diamond.runs("alone") == 2
     assert Path("out/alone").read_text() == "alone"
     assert dead_runs(diamond.root) == []
@@ -43,14 +43,14 @@ def test_a_second_build_waits_for_the_first_and_says_for_whom(diamond):
 def test_an_orphan_of_a_dead_build_ends_before_the_next_one_begins(diamond, caplog):
     diamond.fate("alone", "hang")
     build = diamond.start_build("alone")
-    wait_for(lambda: diamond.pid("alone"), 60)
+    wait_for(lambda: diamond.pid("alone"), 200)
     stage = psutil.Process(diamond.pid("alone"))
     dvc = stage.parent()
     dvc.suspend()  # so that it can't hand on the signal that it gets
     build.kill()
-    build.wait(60)
+    build.wait(200)
     dvc.kill()
-    wait_for(lambda: len(dead_runs(diamond.root)) == 1, 60)
+    wait_for(lambda: len(dead_runs(diamond.root)) == 1, 200)
     assert not is_gone(stage)
     diamond.fate("alone")
 
@@ -66,12 +66,12 @@ def test_an_orphan_of_a_dead_build_ends_before_the_next_one_begins(diamond, capl
 def test_the_stage_of_a_dvc_that_was_killed_ends_with_its_build(diamond):
     diamond.fate("alone", "hang")
     build = diamond.start_build("alone")
-    wait_for(lambda: diamond.pid("alone"), 60)
+    wait_for(lambda: diamond.pid("alone"), 200)
     stage = psutil.Process(diamond.pid("alone"))
 
     stage.parent().kill()
 
-    assert build.wait(60) == 1
+    assert build.wait(200) == 1
     assert is_gone(stage)
 
 
@@ -132,7 +132,7 @@ def test_a_lock_of_dvc_s_processes_that_was_cut_short_is_begun_anew(diamond):
 def test_builds_at_once_run_each_stage_once_and_lose_no_entry_of_the_lock(wide):
     builds = [wide.start_build(log=f"{number}.log", PEDIGREE_FLOW_SLOTS="20") for number in range(2)]
 
-    assert [build.wait(300) for build in builds] == [0, 0]
+    assert [build.wait(500) for build in builds] == [0, 0]
     assert {wide.runs(name) for name in wide.names} == {1}
     lock = Path("dvc.lock").read_text()
     assert all(f"\n  {name}:\n" in lock for name in wide.names)
