@@ -1,6 +1,7 @@
 """The deployments of prefect.yaml, on real Prefect servers (SQLite and Postgres) with real workers."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import psutil
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
@@ -25,7 +26,13 @@ from tiny import PARAMS, ROOT
 from webhook import Listening, listening
 
 WAIT_SECONDS = 240.0  # for what takes seconds when the machine is idle
-DEPLOYMENTS = {"build/rebuild": 1, "audit/audit": 1, "sweep/sweep": 0}  # and how many schedules each has
+AUTOMATIONS = ("pedigree-not-started", "pedigree-silent", "pedigree-too-long")
+DEPLOYMENTS = {
+    "build/rebuild": 1,
+    "refresh/refresh": 1,
+    "audit/audit": 1,
+    "sweep/sweep": 0,
+}  # and how many schedules each has
 
 # Two stages, which do what in/fate says; the second one is the model, and its parameter what it is worth.
 STAGE = """
@@ -39,7 +46,6 @@ if fate == ["refuse", name]:
     print("error: the toy is broken; mend it", file=sys.stderr)
     sys.exit(2)
 if fate == ["hang", name]:
-    Path("hanging").touch()
     time.sleep(600)
 for folder in ("out", "metrics"):
     Path(folder).mkdir(exist_ok=True)
@@ -122,7 +128,7 @@ def make_project(root: Path, environment: dict[str, str]) -> None:
     params = {**PARAMS, "pretrain": {**PARAMS["pretrain"], "seed": 0}}
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (root / "requirements.lock").write_text("".join(f"{name}=={version(name)}\n" for name in ("dvc", "pydantic")))
-    (root / ".gitignore").write_text("/out/\n/metrics/\n/logs/\n/scratch/\n/hanging\n/worker.log\n__pycache__/\n")
+    (root / ".gitignore").write_text("/out/\n/metrics/\n/logs/\n/scratch/\n/worker.log\n__pycache__/\n")
     (root / ".dvcignore").write_text("__pycache__/\n")
     git(root, "init", "--quiet")
     for command in (["dvc", "init", "--quiet"], ["dvc", "config", "core.analytics", "false"], ["dvc", "repro"]):
@@ -143,7 +149,8 @@ def deployed(root: Path, server: PrefectServer) -> Iterator[Deployed]:
         }
         toy = Deployed(root, environment, webhook)
         make_project(root, environment)
-        toy.command("prefect", "work-pool", "create", "pedigree", "--type", "process")
+        with toy.client() as client:
+            client.create_work_pool(WorkPoolCreate(name="pedigree", type="process"))
         toy.command("prefect", "--no-prompt", "deploy", "--all")
         worker = start_worker(environment, root, "pedigree")
         try:
@@ -186,8 +193,7 @@ def test_every_deployment_loads_asleep_and_one_command_wakes_them(on_postgres):
     assert schedules(on_postgres) == asleep
     on_postgres.command("prefect", "--no-prompt", "deployment", "schedule", "resume", "--all")
     assert schedules(on_postgres) == awake
-    on_postgres.command("prefect", "--no-prompt", "deploy", "--all")
-    assert schedules(on_postgres) == asleep
+    on_postgres.command("prefect", "--no-prompt", "deployment", "schedule", "pause", "--all")
     with on_postgres.client() as client:
         pull = client.read_deployment_by_name("build/rebuild").pull_steps
     assert pull[0]["prefect.deployments.steps.set_working_directory"]["directory"] == str(on_postgres.root)
@@ -198,7 +204,7 @@ def test_the_build_runs_on_schedule_and_is_idle_the_second_time(toy):
 
     with toy.client() as client:
         deployment = client.read_deployment_by_name("build/rebuild").id
-        every = IntervalSchedule(interval=timedelta(seconds=10))
+        every = IntervalSchedule(interval=timedelta(seconds=7))
         [schedule] = client._client.post(
             f"/deployments/{deployment}/schedules",
             json=[DeploymentScheduleCreate(schedule=every, active=True).model_dump(mode="json", exclude_unset=True)],
@@ -213,40 +219,60 @@ def test_the_build_runs_on_schedule_and_is_idle_the_second_time(toy):
     assert toy.webhook.messages == []
 
 
-def test_a_refused_build_reaches_the_webhook_and_its_url_no_log(toy):
-    (toy.root / "in/fate").write_text("refuse data")
+def test_a_refused_build_reaches_the_webhook_and_its_url_no_log(on_sqlite):
+    (on_sqlite.root / "in/fate").write_text("refuse data")
+    on_sqlite.webhook.messages.clear()
 
-    run = toy.ended(toy.start("build/rebuild"))
+    run = on_sqlite.ended(on_sqlite.start("build/rebuild"))
 
     assert run.state_name == "Failed"
-    wait_for(lambda: toy.webhook.messages, WAIT_SECONDS)
-    [message] = toy.webhook.messages
+    wait_for(lambda: on_sqlite.webhook.messages, WAIT_SECONDS)
+    [message] = on_sqlite.webhook.messages
     assert message["kind"] == "refusal"
     assert message["text"].startswith("toy: build failed: data: the toy is broken; mend it\n")
     assert message["details"]["run"] == run.name
-    with toy.client() as client:
+    with on_sqlite.client() as client:
         logs = [entry.message for entry in client.read_logs(limit=200)]
     assert any("the toy is broken" in line for line in logs)
-    assert not any("very-secret" in line for line in [*logs, (toy.root / "worker.log").read_text()])
+    assert not any("very-secret" in line for line in [*logs, (on_sqlite.root / "worker.log").read_text()])
 
 
-def test_a_build_that_is_killed_reaches_the_webhook(on_postgres):
-    (on_postgres.root / "in/fate").write_text("hang data")
-    (on_postgres.root / "hanging").unlink(missing_ok=True)
-    on_postgres.webhook.messages.clear()
+@pytest.fixture
+def watched(on_postgres: Deployed) -> Iterator[Deployed]:
+    """The toy, whose server watches for 10 seconds what it should for days."""
+    automations = on_postgres.root / "infra/prefect/automations.yaml"
+    text = automations.read_text()
+    automations.write_text(re.sub(r"within: \d+", "within: 10", text))
+    on_postgres.command("pedigree", "automations")
+    on_postgres.command("pedigree", "automations")  # the second time they are brought up to date
+    yield on_postgres
+    automations.write_text(text)
+    with on_postgres.client() as client:
+        known = [automation for name in AUTOMATIONS for automation in client.read_automations_by_name(name)]
+        for automation in known:
+            client.delete_automation(automation.id)
+    assert sorted(automation.name for automation in known) == sorted(AUTOMATIONS)
 
-    run = on_postgres.start("build/rebuild")
-    wait_for((on_postgres.root / "hanging").exists, WAIT_SECONDS)
+
+def test_people_are_told_of_a_build_that_lasts_too_long_by_the_server_and_of_its_end_by_the_worker(watched):
+    (watched.root / "in/fate").write_text("hang data")
+    watched.webhook.messages.clear()
+
+    run = watched.start("build/rebuild")
+    wait_for(lambda: watched.webhook.messages, WAIT_SECONDS)
+    [told] = watched.webhook.messages
     for process in psutil.process_iter(["environ", "cmdline"]):
         environment, command = process.info["environ"] or {}, process.info["cmdline"] or []
         if environment.get("PREFECT__FLOW_RUN_ID") == str(run) and "prefect" in " ".join(command[:3]):
             process.kill()
+    wait_for(lambda: len(watched.webhook.messages) > 1, WAIT_SECONDS)
 
-    wait_for(lambda: on_postgres.webhook.messages, WAIT_SECONDS)
-    [message] = on_postgres.webhook.messages
-    assert message["kind"] == "failure"
-    assert message["text"].startswith("toy: build crashed: ")
-    (on_postgres.root / "in/fate").write_text("good")
+    name = watched.run(run).name
+    assert told["kind"] == "pedigree-too-long"
+    assert told["text"] == f"build (run {name}): A run has been running for two days."
+    assert watched.webhook.messages[1]["kind"] == "failure"
+    assert watched.webhook.messages[1]["text"].startswith("toy: build crashed: ")
+    (watched.root / "in/fate").write_text("good")
 
 
 def test_an_audit_has_a_finding_for_each_part_and_the_broken_one_reaches_the_webhook(on_postgres):
@@ -272,19 +298,32 @@ def test_an_audit_has_a_finding_for_each_part_and_the_broken_one_reaches_the_web
 def test_a_sweep_ranks_its_experiments_and_one_that_fails_is_a_row_with_its_reason(on_postgres):
     on_postgres.webhook.messages.clear()
 
-    run = on_postgres.ended(on_postgres.start("sweep/sweep", values={"pretrain.seed": [1, "none", 2]}))
+    run = on_postgres.ended(on_postgres.start("sweep/sweep", values={"pretrain.seed": ["none", 2]}))
 
     assert run.state_name == "Completed"
     rows = json.loads(on_postgres.artifact(run.id, "sweep"))
     assert [(row["pretrain.seed"], row["outcome"], row["bits per byte"]) for row in rows] == [
-        (2, "done", 1.8), (1, "done", 1.9), ("none", "failed", None),
+        (2, "done", 1.8), ("none", "failed", None),
     ]  # fmt: skip
     assert rows[-1]["reason"].startswith("params.yaml: pretrain.seed is 'none': ")
     [text] = on_postgres.webhook.texts()
-    assert text.startswith("toy: 1 of 3 experiments failed\nseed-none: params.yaml: pretrain.seed")
+    assert text.startswith("toy: 1 of 2 experiments failed\nseed-none: params.yaml: pretrain.seed")
     listed = on_postgres.command("dvc", "exp", "list", "--name-only")
-    assert sorted(listed.split()) == ["seed-1", "seed-2"]
+    assert listed.split() == ["seed-2"]
     assert not list((on_postgres.root / ".dvc/tmp/sweep").glob("*/"))
+
+
+def test_a_refresh_publishes_a_build_that_nothing_is_better_than(on_postgres):
+    git(on_postgres.root, "checkout", "--quiet", ".")
+    git(on_postgres.root, "config", "user.name", "toy")
+    git(on_postgres.root, "config", "user.email", "toy@localhost")
+
+    run = on_postgres.ended(on_postgres.start("refresh/refresh"))
+
+    assert run.state_name == "Completed", run.state
+    assert on_postgres.artifact(run.id, "refresh").startswith("**published**: ")
+    tags = subprocess.check_output(["git", "tag"], cwd=on_postgres.root, text=True).split()
+    assert tags == ["base#prod#1", "base@v1.0.0"]
 
 
 def completed_on_schedule(client: SyncPrefectClient) -> list[FlowRun]:
