@@ -38,7 +38,7 @@ def newest(source: str) -> dict[str, Any]:
         Refusal: if the index, or a file, can't be reached.
     """
     params = download_params(source)
-    section = params.model_dump(exclude_unset=True)
+    section = params.model_dump(mode="json", exclude_unset=True)
     if isinstance(params, FilesParams):
         return section | {"sha256": newest_files(source, params)} if params.sha256 else section
     pins = [patiently(lambda each=each: newest_wheel(each), each.name) for each in params.packages]  # type: ignore[misc]

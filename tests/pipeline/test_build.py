@@ -15,6 +15,9 @@ import torch
 from tiny import Project, make_project
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from flows.gate import compare
+from flows.publish import evaluation_here
+
 SOURCES = ("stories", "scripts")
 
 
@@ -98,6 +101,16 @@ def test_the_scores_of_the_documents_add_up_to_the_metrics(built):
         assert mine["bits"].sum() / mine["bytes"].sum() == pytest.approx(wanted["model"], abs=1e-3)
         assert bounds["low"] < wanted["model"] < bounds["high"]
     assert scores["bits"].sum() / scores["bytes"].sum() == pytest.approx(metrics["bits_per_byte"]["model"], abs=1e-3)
+
+
+def test_the_gate_reads_what_evaluate_writes(built):
+    evaluation = evaluation_here(built.folder)
+
+    found = compare(evaluation, evaluation)
+
+    assert [row.name for row in found.rows] == ["all sources", "scripts", "stories"]
+    assert all(row.how.endswith(" documents, paired") for row in found.rows)
+    assert (found.reasons, found.notes) == ((), ())
 
 
 def test_dvc_shows_metrics_plots_and_the_dag(copy):
