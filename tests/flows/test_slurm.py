@@ -118,7 +118,7 @@ def test_stages_that_become_ready_together_are_one_array(limited, cluster, tmp_p
     runs = [start(pool, slurm, errand(tmp_path, name, name * 8), resources(), told) for name in names]
 
     for run in runs:
-        run.result(120)
+        run.result(400)
     tasks = {line.removeprefix("is Slurm job ") for line in told if line.startswith("is Slurm job ")}
     assert len({task.partition("_")[0] for task in tasks}) == 1
     assert {task.partition("_")[2] for task in tasks} == {"0", "1", "2"}
@@ -163,7 +163,7 @@ def test_a_job_that_someone_cancels_fails_with_a_sentence_and_does_not_come_agai
     cluster.ask("scancel", next(line for line in told if line.startswith("is Slurm job ")).split()[-1])
 
     with pytest.raises(StageFailed, match=r"train: Slurm job \d+_0 was cancelled by someone; run again"):
-        run.result(120)
+        run.result(400)
     assert "saved" in (tmp_path / "logs/train.log").read_text()
 
 
@@ -175,7 +175,7 @@ def test_a_flow_that_stops_has_its_job_save_and_end_for_good(cluster, tmp_path, 
     stopping.set()
 
     with pytest.raises(Stopped):
-        run.result(120)
+        run.result(400)
     log = (tmp_path / "logs/train.log").read_text()
     assert "saved" in log
     assert "try 1" not in log
@@ -192,7 +192,7 @@ def test_a_job_that_still_waits_is_removed_when_its_flow_stops(cluster, tmp_path
         stopping.set()
 
         with pytest.raises(Stopped):
-            run.result(120)
+            run.result(400)
         assert told.has("ended as CANCELLED")
     finally:
         cluster.ask("scontrol", "update", "PartitionName=main", "State=UP")
@@ -217,7 +217,7 @@ def test_a_flow_that_was_killed_leaves_its_job_and_the_next_one_follows_it(clust
     until(lambda: told.has("follows Slurm job"))
     Path(f"{program}.go").touch()
 
-    run.result(120)
+    run.result(400)
     log = (tmp_path / "logs/wait.log").read_text()
     assert log.count("wait of c0ffee") == 1
     assert "another" not in log
@@ -254,7 +254,7 @@ def test_a_machine_without_slurm_is_told_so(tmp_path, resources, monkeypatch):
 def test_a_stage_saves_before_its_time_limit_and_comes_again(limited):
     folder, run = limited
 
-    run.result(180)
+    run.result(400)
 
     log = (folder / "logs/train.log").read_text()
     assert log.index("try 0") < log.index("saved") < log.index("try 1")
@@ -307,7 +307,7 @@ def test_a_training_that_loses_its_node_goes_on_elsewhere_and_comes_home(cluster
 
     cluster.ask("sbatch", "--partition=urgent", f"--nodelist={node}", "--exclusive", "--output=/dev/null", "--wrap=:")
 
-    assert [(ended.stage, ended.outcome) for ended in build.result(120).stages] == [("alone", "restored")]
+    assert [(ended.stage, ended.outcome) for ended in build.result(400).stages] == [("alone", "restored")]
     began, saved, again = (tmp_path / "scratch/alone").read_text().splitlines()
     assert (began, saved) == (f"began on {node}", "saved")
     assert again.startswith("began on")

@@ -129,7 +129,7 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait for `condition`."""
     end = time.monotonic() + seconds
     while not condition():
