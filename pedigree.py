@@ -45,6 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 def run(
     targets: Targets = None,
     local: Annotated[bool, typer.Option("--local", help="Without Prefect: nothing is recorded.")] = False,
+    push: Annotated[bool, typer.Option(" /--no-push", help="Leave the default remote as it is.")] = True,
 ) -> None:
     """Bring the build up to date: stages that don't wait for each other run side by side.
 
@@ -57,9 +58,9 @@ def run(
     check_params()
     watched()
     if local:
-        build_locally(targets)
+        build_locally(targets, push=push)
     else:
-        build_with_prefect(targets or [])
+        build_with_prefect(targets or [], push=push)
 
 
 @app.command()

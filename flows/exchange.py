@@ -1,7 +1,9 @@
 """What a build asks of the default DVC remote. It runs as the child of a flow, see flows/child.py.
 
-    restore STAGE   fetch what DVC would restore the stage with, and have DVC bring it up to date
-    push [STAGE…]   upload the outs of the stages (default: all), and their entries of the run-cache
+    restore STAGE [--no-push]   fetch what DVC would restore the stage with, and have DVC bring it up to date; if it has
+                                to run, under a lease in the store, and what it made is uploaded before another clone
+                                looks for it
+    push [STAGE…]               upload the outs of the stages (default: all), and their entries of the run-cache
 
 DVC's own `repro --pull` copies the whole run-cache each time, trains a model again if a download breaks off, and
 holds the lock of the project meanwhile, as its `push` does; neither looks at a digest. Here a stage asks for the
@@ -9,15 +11,18 @@ one entry that it needs, what breaks off is an error, each object that arrives i
 stages begin and end while others download and upload.
 """
 
+import fcntl
 import json
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,6 +33,8 @@ from dvc.stage.cache import _can_hash, _get_cache_hash, _get_stage_hash
 from dvc.stage.serialize import to_single_stage_lockfile
 
 from infra.store.remote import Remote, Unreachable, digest_of, explained, remote_of
+from stages.lease import LeaseHeld, owner_by_lock, take_lease
+from stages.lease import Unreachable as LeaseStoreGone
 from stages.params import Refusal
 from stages.process import progress
 
@@ -35,6 +42,8 @@ log = logging.getLogger("pedigree")
 
 USER_ERROR = 2
 COME_AGAIN = 75
+HELD = 76  # another clone runs the stage
+RENEW_EVERY_SECONDS = 5.0  # others take as long to see that a lease is alive
 AT_ONCE = 16  # objects on their way
 LEFT_AFTER_SECONDS = 86400  # no download of one object takes as long
 
@@ -55,7 +64,7 @@ class Place:
         return Path(self.repo.cache.local.oid_to_path(md5))
 
     @property
-    def cache(self) -> Path:
+    def root(self) -> Path:
         """The root of the cache."""
         return Path(self.repo.cache.legacy.path)
 
@@ -70,32 +79,77 @@ def main(arguments: list[str]) -> int:
     # Not after the transfers that are under way: they leave nothing that is half-done under its name.
     of_stage = signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(128 + signum))
     try:
-        if command == "push":
-            return push(names)
-        fetch(*names)
-        signal.signal(signal.SIGTERM, of_stage)
-        return repro(*names)
+        return push(names) if command == "push" else restore(names[0], "--no-push" not in names, of_stage)
+    except LeaseHeld as held:
+        print(f"error: {names[0]} is run by {held.holder}", file=sys.stderr, flush=True)
+        return HELD
+    except LeaseStoreGone as gone:
+        print(f"error: {gone}", file=sys.stderr, flush=True)
+        return COME_AGAIN
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr, flush=True)
         return COME_AGAIN if isinstance(refusal, Unreachable) else USER_ERROR
 
 
-def fetch(name: str) -> None:
-    """Fetch what DVC would restore the stage `name` with, if the remote has it."""
+def restore(name: str, pushes: bool, on_stop: Any) -> int:
+    """Bring the stage `name` up to date, by what the remote has or by running it; DVC's exit code.
+
+    `on_stop` is what a SIGTERM does while DVC runs.
+
+    Raises:
+        LeaseHeld: if another clone runs it: its result is to be waited for.
+    """
+    url = fetch(name)
+    if not url:
+        return repro(name, on_stop)
+    with _owner(name) as owner, take_lease(url, owner, RENEW_EVERY_SECONDS):
+        has_to_run = fetch(name)  # another clone may have made it between our look and our lease
+        code = repro(name, on_stop)
+        if has_to_run and pushes and not code:
+            _push_early(name)
+        return code
+
+
+def _push_early(name: str) -> None:
+    """Upload what the stage made while others wait for it; if that fails, the end of the build tries again."""
+    try:
+        push([name])
+    except Refusal as refusal:
+        log.warning("not pushed yet: %s", refusal)
+
+
+@contextmanager
+def _owner(name: str) -> Iterator[str | None]:
+    """Whose the lease on a stage is: this clone's, which has one build at a time. It needn't wait for its dead."""
+    path = Path(".dvc", "tmp", f"pedigree-lease-{name.replace('/', '-')}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield owner_by_lock(file)
+
+
+def fetch(name: str) -> str | None:
+    """Fetch what DVC would restore the stage `name` with. If it has to run: what to hold meanwhile, in an S3 store."""
     with Repo(_wait_for_lock=True) as repo:
         place = _place(repo)
         [stage] = repo.stage.collect(name)
         _fetch_inputs(place, stage)
         with repo.lock:
-            digests = _needed(place, stage)
-        _fetch_outs(place, name, digests)
+            key, digests = _needed(place, stage)
+        if not key or (digests and _fetch_outs(place, name, digests)):
+            return None
+        return f"{place.remote.url}/leases/{key}" if place.remote.is_s3 else None
 
 
-def repro(name: str) -> int:
+def repro(name: str, on_stop: Any) -> int:
     """Bring the stage `name` up to date by DVC, without those before it; DVC's exit code."""
     from dvc.cli import main as dvc
 
-    return int(dvc(["--wait-for-lock", "repro", "--single-item", name]))
+    of_transfers = signal.signal(signal.SIGTERM, on_stop)
+    try:
+        return int(dvc(["--wait-for-lock", "repro", "--single-item", name]))
+    finally:
+        signal.signal(signal.SIGTERM, of_transfers)
 
 
 def push(names: list[str]) -> int:
@@ -107,23 +161,30 @@ def push(names: list[str]) -> int:
             outs = [out.hash_info.value for stage in stages for out in stage.outs if _is_pushed(out)]
             entries = [entry for stage in stages if (entry := _entry_path(place, stage))]
         count, size = _push_objects(place, outs)
-        count += sum(_map(lambda entry: _put(place, place.cache / entry, entry), entries, "push", "entries"))
+        count += sum(_map(lambda entry: _put(place, place.root / entry, entry), entries, "push", "entries"))
     log.info("pushed %d objects, %.1f MB", count, size / 1e6)
     return 0
 
 
 def _place(repo: Repo) -> Place:
-    remote = remote_of(repo)
-    assert remote  # or nobody had asked
-    remote.probe()
-    place = Place(repo, remote)
+    place = Place(repo, _remote())
     _clear(place)
     return place
 
 
+@cache
+def _remote() -> Remote:
+    """The remote of the project that this process works in, which has answered: its client takes a while to make."""
+    with Repo() as repo:
+        remote = remote_of(repo)
+    assert remote  # or nobody had asked
+    remote.probe()
+    return remote
+
+
 def _clear(place: Place) -> None:
     """Remove what downloads left that were killed."""
-    for path in (place.cache / "partial").glob("*"):
+    for path in (place.root / "partial").glob("*"):
         if path.stat().st_mtime < time.time() - LEFT_AFTER_SECONDS:
             path.unlink(missing_ok=True)
 
@@ -143,15 +204,20 @@ def _is_input(out: Any, stage: Any) -> bool:
     return any(path.is_relative_to(dep.fs_path) or Path(dep.fs_path).is_relative_to(path) for dep in stage.deps)
 
 
-def _needed(place: Place, stage: Any) -> list[str]:
-    """The digests of what DVC would restore the stage with; none if it is up to date, or was never built."""
+def _needed(place: Place, stage: Any) -> tuple[str | None, list[str]]:
+    """The name of the stage's inputs as they are, and the digests of what DVC would restore it with.
+
+    No name if it is up to date, or DVC has none for it; no digests if it was never built of these inputs.
+    """
     try:
         if not stage.changed():
-            return []
+            return None, []
         entry = _entry(place, stage)
+        stage.save_deps()
+        key = _get_stage_hash(stage) if _can_hash(stage) else None
     except DvcException:  # a dependency is missing, say: DVC will tell
-        return []
-    return [out["md5"] for out in entry["outs"] if "md5" in out] if entry else []
+        return None, []
+    return key, [out["md5"] for out in entry["outs"] if "md5" in out] if entry else []
 
 
 def _entry(place: Place, stage: Any) -> dict[str, Any] | None:
@@ -169,24 +235,26 @@ def _entry(place: Place, stage: Any) -> dict[str, Any] | None:
 def _fetch_entries(place: Place, key: str) -> None:
     """Have the entries of the run-cache for these inputs, the newest last, unless there are some already."""
     folder = f"runs/{key[:2]}/{key}"
-    if (place.cache / folder).is_dir():
+    if (place.root / folder).is_dir():
         return
     with explained(place.remote):
         found = sorted(place.remote.find(folder).items(), key=lambda item: str(item[1].get("LastModified", "")))
         for path, _ in found:
-            _get(place, path, place.cache / folder / path.rpartition("/")[2])
+            _get(place, path, place.root / folder / path.rpartition("/")[2])
 
 
-def _fetch_outs(place: Place, name: str, digests: list[str]) -> None:
+def _fetch_outs(place: Place, name: str, digests: list[str]) -> bool:
+    """Have these outs in the cache; whether all of them were to be had."""
     try:
         fetched = _fetch(place, digests, name)
         folders = [md5 for md5 in digests if md5.endswith(".dir")]
         fetched += _fetch(place, [md5 for folder in folders for md5 in files_of(place.cached(folder))], name)
     except Gone as gone:
-        log.info("%s: %s; it has to run", name, gone)
-        return
+        log.info("%s: %s", name, gone)
+        return False
     if fetched:
         log.info("%s: downloaded %d objects, %.1f MB", name, len(fetched), sum(fetched) / 1e6)
+    return True
 
 
 def _fetch(place: Place, digests: Iterable[str], name: str) -> list[int]:
@@ -209,7 +277,7 @@ def _get(place: Place, source: str, target: Path, digest: str | None = None) -> 
         Gone: if it isn't there, or hasn't the digest.
         Refusal, Unreachable: as `explained` says.
     """
-    partial = place.cache / "partial" / uuid4().hex
+    partial = place.root / "partial" / uuid4().hex
     place.repo.cache.local.makedirs(str(partial.parent))
     place.repo.cache.local.makedirs(str(target.parent))
     try:
@@ -277,7 +345,7 @@ def _entry_path(place: Place, stage: Any) -> str | None:
         return None
     key, value = _get_stage_hash(stage), _get_cache_hash(to_single_stage_lockfile(stage))
     path = f"runs/{key[:2]}/{key}/{value}"
-    return path if (place.cache / path).exists() else None
+    return path if (place.root / path).exists() else None
 
 
 def files_of(path: Path) -> list[str]:

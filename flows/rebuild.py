@@ -16,6 +16,7 @@ CONFIG = """\
 [core]
     analytics = false
     check_update = false
+    remote =
 [cache]
     dir = {cache}
 """

@@ -19,6 +19,7 @@ Tell = Callable[[str], None]
 
 USER_ERROR = 2
 COME_AGAIN = 75  # EX_TEMPFAIL: a stage that was preempted, and has saved what it had
+HELD = 76  # see flows/exchange.py
 BURST = 5  # lines passed on per look at the log; the rest is in the file
 LOOK_EVERY_SECONDS = 0.5
 END_BYTES = 1 << 16
@@ -49,6 +50,10 @@ class Unreached(StageRefused, ComeAgain):
     """The remote does not answer: worth another try; after the last one a user has to see to it."""
 
 
+class Held(RuntimeError):
+    """Another clone runs this stage of the same inputs: its result is to be waited for."""
+
+
 class Stopped(RuntimeError):
     """The build was stopped before or while this stage ran."""
 
@@ -72,11 +77,13 @@ class Children:
         self._live: set[subprocess.Popen[bytes]] = set()
         self._lock = Lock()
 
-    def repro(self, stage: str, root: Path, tell: Tell, pull: bool = False, log: Path | None = None) -> Ended:
+    def repro(
+        self, stage: str, root: Path, tell: Tell, pull: bool = False, log: Path | None = None, push: bool = True
+    ) -> Ended:
         """Bring `stage` up to date, without those before it; `tell` hears some of what it says.
 
         With `pull`, what it lacks of its inputs, and its result if it was made before, come from the default
-        remote (flows/exchange.py). `log` is
+        remote, and in an S3 store what it makes goes there, unless `push` is False (flows/exchange.py). `log` is
         where all goes that it says, by default `log_path`.
 
         Raises:
@@ -85,7 +92,8 @@ class Children:
         """
         begin, log = time.monotonic(), log or log_path(stage, root)
         command = ["store", "restore"] if pull else ["--wait-for-lock", "repro", "--single-item"]
-        with self._dvc([*command, stage], root, log) as child:
+        options = ["--no-push"] if pull and not push else []
+        with self._dvc([*command, stage, *options], root, log) as child:
             follow(child, log, tell)
         output = end_of(log)
         if not child.returncode:
@@ -239,7 +247,8 @@ def why_failed(stage: str, output: str, log: Path) -> Exception:
 def _of_store(code: int, output: str) -> Exception | None:
     """What flows/exchange.py refused by itself: dvc and its stages have other exit codes."""
     sentence = next((line[7:] for line in reversed(output.splitlines()) if line.startswith("error: ")), "")
-    return {USER_ERROR: StageRefused(sentence), COME_AGAIN: Unreached(sentence)}.get(code) if sentence else None
+    refusals = {USER_ERROR: StageRefused, COME_AGAIN: Unreached, HELD: Held}
+    return refusals[code](sentence) if sentence and code in refusals else None
 
 
 def _outcome(stage: str, output: str) -> str:

@@ -1,4 +1,8 @@
-"""The default DVC remote of a build: long stages are pushed when they are done, and all of them at the end."""
+"""The default DVC remote of a build: what a stage made is pushed when it is done, and all that is left at the end.
+
+In an S3 store, the stage's own process does so (flows/exchange.py), under the lease by which no two clones run it at
+once. Others can't hold a lease: there a long stage is pushed beside those that run, and short ones at the end.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +25,7 @@ class Store:
         self.root = root
         self.remote = default_remote(root)
         self.pushes = push and bool(self.remote)
+        self._is_s3 = bool(self.remote and self.remote.startswith("s3://"))
         self._children = children
         self._mark = root / MARK
         # One upload beside the running stages, which don't wait for it.
@@ -39,6 +44,8 @@ class Store:
 
     def take(self, ended: Ended, tell: Tell) -> None:
         """Upload what a long stage made, while others run; if that fails, the end of the build tries again."""
+        if self._is_s3:
+            return
         if self.pushes and ended.outcome == "ran" and ended.seconds > flow_settings().push_seconds:
             self._uploads.submit(self._upload, ended.stage, tell)
 
@@ -67,6 +74,7 @@ class Store:
 
 
 def default_remote(root: Path) -> str | None:
-    """The name of the project's default remote, if it has one; nobody is asked for it."""
-    name = Config(str((root / ".dvc").resolve()))["core"].get("remote")
-    return str(name) if name else None
+    """The URL of the project's default remote, if it has one; nobody is asked for it."""
+    config = Config(str((root / ".dvc").resolve()))
+    name = config["core"].get("remote")
+    return str(config["remote"].get(name, {}).get("url", name)) if name else None

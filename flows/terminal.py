@@ -26,7 +26,7 @@ _PREFECT = {
 }
 
 
-def build_with_prefect(targets: Iterable[str], root: Path = Path()) -> Build:
+def build_with_prefect(targets: Iterable[str], root: Path = Path(), push: bool = True) -> Build:
     """Bring `targets` up to date as a Prefect flow.
 
     With no server of one's own and nothing to do, Prefect isn't started: that alone takes seconds. And where Prefect
@@ -37,30 +37,30 @@ def build_with_prefect(targets: Iterable[str], root: Path = Path()) -> Build:
     targets, tell = list(targets), partial(say, "build")
     with building(root, tell):
         if not os.environ.get("PREFECT_API_URL"):
-            work = Work(targets, root)
+            work = Work(targets, root, push)
             if work.up_to_date:
                 for stage in work.stages:
                     work.do(stage, partial(say, stage.name))
                 return work.finished()
         try:
-            return _recorded(targets)
+            return _recorded(targets, push)
         except (Refusal, StageFailed):
             raise
         except Exception as error:  # of Prefect: what was built is built, and the rest isn't waited for by anybody else
             tell(f"Prefect doesn't record this build any more ({_sentence(error)}); it goes on without")
-            return build_locally(targets, root)
+            return build_locally(targets, root, push)
 
 
-def _recorded(targets: list[str]) -> Build:
+def _recorded(targets: list[str], push: bool) -> Build:
     # Not at the top: Prefect reads the environment as it is imported.
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
     from flows.build import build
 
     if get_current_settings().api.url:  # by the environment, or by a profile
-        return build(targets)
+        return build(targets, push)
     with own_server() as url, temporary_settings({PREFECT_API_URL: url}):
-        return build(targets)
+        return build(targets, push)
 
 
 def _sentence(error: Exception) -> str:

@@ -18,7 +18,7 @@ from flows.mend import keep_lock
 from flows.places.errands import Errands
 from flows.places.settings import Here, read_places
 from flows.settings import flow_settings
-from flows.stage import Children, ComeAgain, Ended, StageFailed, StageRefused, Stopped, Tell
+from flows.stage import Children, ComeAgain, Ended, Held, StageFailed, StageRefused, Stopped, Tell
 from flows.store import Store
 from stages.params import Refusal
 
@@ -28,6 +28,7 @@ R = TypeVar("R")
 
 # Between the tries of a stage that something outside it kept from running: a lock is soon free, a node is not.
 RETRY_AFTER_SECONDS = (1.0, 10.0, 30.0, 60.0, 120.0)
+LOOK_AGAIN_SECONDS = 5.0  # for what another clone makes
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Work:
         """What `action` returns, which is tried again after each of `pauses` seconds if it says so."""
         for pause in (*pauses, None):
             try:
-                return action()
+                return self._once_free(tell, action)
             except ComeAgain as error:
                 if pause is None:
                     raise
@@ -154,13 +155,27 @@ class Work:
                 raise Stopped("stopped before its next try")
         raise AssertionError("unreachable: the last try returns or raises")
 
+    def _once_free(self, tell: Tell, action: Callable[[], R]) -> R:
+        """What `action` returns, once no other clone runs the same stage."""
+        said = ""
+        while True:
+            try:
+                return action()
+            except Held as error:
+                if str(error) != said:
+                    tell(f"{error}; waiting for its result")
+                said = str(error)
+            if self._stop.wait(LOOK_AGAIN_SECONDS):
+                raise Stopped("stopped while another clone ran it")
+
     def _try(self, stage: Stage, tell: Tell) -> Ended:
         where = self._places.of(stage.name)
         if not isinstance(where, Here):
             return self._errands.run(stage.name, stage.upstream, where, tell)
         with self._slots.taken(self._slots.needs(stage.kind)):
             tell("started")
-            return self._children.repro(stage.name, self.root, tell, pull=bool(self._store.remote))
+            pull, push = bool(self._store.remote), self._store.pushes
+            return self._children.repro(stage.name, self.root, tell, pull=pull, push=push)
 
 
 def build_locally(targets: Iterable[str] | None = None, root: Path = Path(), push: bool = True) -> Build:

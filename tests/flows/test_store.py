@@ -21,7 +21,7 @@ def built(tmp_path_factory, s3) -> Clone:
     toy = make_clone(tmp_path_factory.mktemp("built") / "toy", s3.url("dvc"), s3.environment)
     done = toy.build()
     assert done.returncode == 0, done.stderr
-    assert "pushed 9 objects" in done.stderr  # 2 files, a list of 3 files, those, and 3 entries of the run-cache
+    assert len(stored(toy, s3)) == 9  # 2 files, a list of 3 files, those, and 3 entries of the run-cache
     toy.commit()
     return toy
 
@@ -70,7 +70,7 @@ def test_what_another_clone_made_of_other_inputs_is_found_in_the_run_cache(built
 
 def test_one_stage_alone_gets_what_it_depends_on(built, tmp_path):
     node = built.clone(tmp_path / "node")
-    node.change("total", "other")
+    node.change("total", "alone")
     program = (
         "from pathlib import Path; from flows.stage import Children\n"
         "print(Children().repro('total', Path(), print, pull=True).outcome)"
@@ -124,15 +124,16 @@ def test_a_build_is_pushed_once_the_store_is_there_again(toy, s3):
 
     assert lost.returncode == 2
     assert (toy.folder / "out/numbers").exists()
-    assert "pushed 5 objects" in again.stderr
+    assert stored(toy, s3)
     assert again.stdout == "1 stages: 1 cached\n"
 
 
-def test_a_long_stage_is_pushed_while_others_run(tmp_path, s3):
-    toy = make_clone(tmp_path / "toy", s3.url("dvc"), s3.environment, {"letters": [], "slow": ["out/letters"]})
+def test_a_long_stage_is_pushed_to_a_folder_while_others_run(tmp_path):
+    remote = tmp_path / "remote"
+    toy = make_clone(tmp_path / "toy", str(remote), {}, {"letters": [], "slow": ["out/letters"]})
     flow = toy.start(*builder(), PEDIGREE_FLOW_PUSH_SECONDS="0")
     try:
-        until(lambda: any("/runs/" in path for path in stored(toy, s3)))
+        until(lambda: any(path.is_file() for path in remote.glob("runs/**/*")))
         assert toy.runs()[0] == "letters"
         assert not (toy.folder / "out/slow").exists()
     finally:
@@ -140,7 +141,7 @@ def test_a_long_stage_is_pushed_while_others_run(tmp_path, s3):
         said, _ = flow.communicate(timeout=120)
 
     assert flow.returncode == 0, said
-    assert len(stored(toy, s3)) == 4
+    assert len([path for path in remote.rglob("*") if path.is_file()]) == 4
 
 
 def test_what_breaks_off_is_busy_or_slow_ends_right(tmp_path, faulty):
@@ -175,6 +176,24 @@ def test_a_server_that_dies_in_mid_push_gets_the_rest_when_it_is_back(tmp_path, 
     assert len(stored(toy, s3)) == 402
     toy.commit()
     assert "0 missing, 0 damaged" in toy.pedigree("store", "check").stdout
+
+
+def test_two_clones_that_build_the_same_at_the_same_time_run_it_once(tmp_path, s3):
+    toy = make_clone(tmp_path / "toy", s3.url("dvc"), s3.environment, {"slow": []})
+    other = toy.clone(tmp_path / "other")
+    first = toy.start(*builder())
+    until(lambda: toy.runs())
+    second = other.start(*builder())
+    assert second.stdout
+    heard = iter(second.stdout.readline, "")
+
+    assert any("slow is run by process" in line for line in heard)
+    (tmp_path / "go").touch()
+    said = first.communicate(timeout=200)[0], second.communicate(timeout=200)[0]
+
+    assert "1 stages: 1 ran" in said[0]
+    assert "1 stages: 1 restored" in said[1]
+    assert toy.runs() == ["slow"]
 
 
 def until(condition, seconds=60):
