@@ -42,6 +42,7 @@ def plan(root: Path, file: Path, keep_days: float) -> str:
     remote = _remote(root)
     unneeded = _unneeded(root, remote, keep_days)
     made = Plan(remote.url, keep_days, sum(unneeded.values()), dict(sorted(unneeded.items())))
+    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")
     partial.rename(file)

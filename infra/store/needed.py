@@ -80,7 +80,10 @@ def fetch_refs(root: Path) -> None:
         Refusal: if a git remote can't be asked.
     """
     try:
-        _git(root, "fetch", "--all", "--tags", "--quiet", "--no-write-fetch-head")
+        for remote in _git(root, "remote").split():
+            # All of them, whatever the clone is set to follow; a tag that differs here is an error.
+            branches, tags = f"+refs/heads/*:refs/remotes/{remote}/*", "refs/tags/*:refs/tags/*"
+            _git(root, "fetch", "--quiet", "--no-write-fetch-head", remote, branches, tags)
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or ["no reason given"]
         raise Refusal(
@@ -96,8 +99,6 @@ def _refs(root: Path) -> list[str]:
         raise Refusal(
             f"{root.resolve()} is no git repository with a commit: builds are found by their commits"
         ) from None
-    if _git(root, "rev-parse", "--is-shallow-repository").strip() == "true" and not refs:
-        raise Refusal(f"{root.resolve()} is a shallow clone; run `git fetch --unshallow` first")
     return ["HEAD", *refs]
 
 

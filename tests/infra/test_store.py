@@ -244,6 +244,21 @@ def test_a_plan_that_lists_something_else_than_objects_is_refused(copy, tmp_path
     assert "lists ../other/thing, which is no object" in done.stderr
 
 
+def test_a_branch_that_only_others_have_is_fetched_and_keeps_what_it_needs(copy, tmp_path):
+    plan, origin = tmp_path / "plan.json", tmp_path / "origin.git"
+    commit = copy.good("git", "rev-parse", "base@v1.0.0").strip()
+    copy.good("git", "clone", "--quiet", "--bare", str(copy.folder), str(origin))
+    copy.good("git", "--git-dir", str(origin), "branch", "theirs", commit)
+    for where in ([], ["--git-dir", str(origin)]):
+        copy.good("git", *where, "tag", "--delete", "base@v1.0.0")
+    copy.good("git", "config", "remote.origin.url", str(origin))
+    copy.good("git", "config", "remote.origin.fetch", "+refs/heads/master:refs/remotes/origin/master")  # no other
+
+    done = pedigree(copy, "gc", "--plan", str(plan), "--keep-days", "0")
+
+    assert done.stdout.startswith("0 objects"), done.output
+
+
 def test_without_a_newest_list_of_branches_nothing_is_planned(copy, tmp_path):
     copy.good("git", "remote", "add", "origin", str(tmp_path / "nowhere"))
 
