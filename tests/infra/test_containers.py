@@ -160,6 +160,17 @@ def test_the_worker_of_compose_has_time_to_save():
     assert int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > 2 * GRACE_SECONDS
 
 
+def test_workers_ask_for_what_the_deployments_have():
+    deployments = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    named = {f"{Path(each['entrypoint'].split(':')[0]).stem}/{each['name']}" for each in deployments}
+    pools = {each["work_pool"]["name"] for each in deployments}
+
+    for path in ("infra/docker/worker.sh", "infra/slurm/worker.sbatch"):
+        text = (PROJECT / path).read_text()
+        assert set(re.findall(r"worker start --pool (\w+)", text)) == pools, path
+        assert set(re.findall(r"deployment inspect (\S+)", text)) <= named, path
+
+
 def test_shellcheck_finds_nothing():
     scripts = [PROJECT / "infra/docker/worker.sh", *(PROJECT / "infra/slurm").glob("*.sbatch")]
 
