@@ -2,10 +2,13 @@
 
 import fcntl
 import subprocess
+import sys
 from threading import Thread
 
+import psutil
 import pytest
 import yaml
+from servers.prefect_server import is_gone, wait_for
 
 from flows.experiments import (
     FOLDER,
@@ -86,6 +89,16 @@ def test_the_fewest_bits_per_byte_come_first_and_failures_last():
     assert [result.experiment.name for result in ranked(results)] == ["c", "b", "a"]
 
 
+def git(root, *arguments):
+    author = ["-c", "user.name=toy", "-c", "user.email=toy@localhost"]
+    subprocess.run(["git", *author, *arguments], cwd=root, check=True)
+
+
+def commit(root):
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "--message", "toy")
+
+
 @pytest.fixture
 def committed(single):
     """A toy project of one stage, which depends on a parameter; committed."""
@@ -104,9 +117,8 @@ def committed(single):
     (root / ".gitignore").write_text("/logs/\n/.dvc/tmp\n/.dvc/cache\n/.dvc/config.local\n__pycache__/\n")
     for folder in ("fate", "pids", "times", "saved", "out"):
         (root / folder / ".keep").touch()
-    author = ["-c", "user.name=toy", "-c", "user.email=toy@localhost"]
-    for command in (["init", "--quiet"], ["add", "."], [*author, "commit", "--quiet", "--message", "toy"]):
-        subprocess.run(["git", *command], cwd=root, check=True)
+    git(root, "init", "--quiet")
+    commit(root)
     return single
 
 
@@ -129,9 +141,7 @@ def test_a_sweep_leaves_experiments_and_nothing_else(committed):
 
 def test_an_experiment_that_breaks_is_a_result_with_the_sentence_of_its_stage(committed):
     committed.fate("alone", "refuse")
-    subprocess.run(["git", "add", "fate"], check=True)
-    author = ["-c", "user.name=toy", "-c", "user.email=toy@localhost"]
-    subprocess.run(["git", *author, "commit", "--quiet", "--message", "broken"], check=True)
+    commit(committed.root)
 
     [result] = sweep_locally({"seed": [1]})
 
@@ -158,3 +168,20 @@ def test_what_a_killed_sweep_left_is_removed_when_its_children_are_gone(committe
     waiting.join(60)
 
     assert seen == [False]
+
+
+def test_a_sweep_that_is_killed_takes_its_stages_with_it_and_the_next_one_runs(committed):
+    committed.fate("alone", "hang")
+    commit(committed.root)
+    pids = committed.root / FOLDER / "seed-1/pids/alone"
+    command = "from flows.experiments import sweep_locally; sweep_locally({'seed': [1]})"
+    sweeping = subprocess.Popen([sys.executable, "-c", command], cwd=committed.root)
+    wait_for(lambda: pids.exists() and pids.read_text(), 120)
+    stage = psutil.Process(int(pids.read_text()))
+
+    sweeping.kill()
+    sweeping.wait()
+
+    wait_for(lambda: is_gone(stage), 120)
+    with Sweep().held():  # when the last of its children has ended
+        assert not pids.exists()
