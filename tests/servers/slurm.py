@@ -99,8 +99,9 @@ class Slurm:
     def _write_configuration(self) -> None:
         host = socket.gethostname().partition(".")[0]
         ports = free_ports(1 + len(NODES))
+        size = f"CPUs={CPUS} RealMemory=1000"
         nodes = [
-            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} RealMemory=1000 Feature={node} State=UNKNOWN"
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} {size} Feature={node} State=UNKNOWN"
             for node, port in zip(NODES, ports[1:], strict=True)
         ]
         text = CONF.format(folder=self.folder, host=host, port=ports[0], nodes="\n".join(nodes))
