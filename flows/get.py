@@ -60,8 +60,11 @@ def dvc_digest(path: Path) -> str:
 @contextmanager
 def _versions_at(url: str | None, root: Path) -> Iterator[Path]:
     """A repository with the versions that are known there now."""
-    if url is None and (above := upstream(root)):
-        url = git(root, "remote", "get-url", above.remote)
+    try:
+        if url is None and (above := upstream(root)):
+            url = git(root, "remote", "get-url", above.remote)
+    except Refusal:
+        raise Refusal(f"{root.resolve()} is no clone with a commit; name the git repository by --from") from None
     if url is None:
         yield root
         return

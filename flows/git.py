@@ -57,18 +57,22 @@ def branch(root: Path) -> str:
     """The current branch, refs/heads/….
 
     Raises:
-        Refusal: if there is none, or no commit on it, or git doesn't know who commits.
+        Refusal: if there is none, or no commit on it.
     """
     try:
         name = git(root, "symbolic-ref", "--quiet", "HEAD")
         git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     except GitFailed:
         raise Refusal(f"{root.resolve()} is on no git branch with a commit; check one out, such as main") from None
+    return name
+
+
+def somebody_commits(root: Path) -> None:
+    """Refuse, if git doesn't know whose name a commit or tag would bear."""
     try:
         git(root, "var", "GIT_COMMITTER_IDENT")
     except GitFailed:
         raise Refusal("git doesn't know who commits; set user.name and user.email by `git config`") from None
-    return name
 
 
 def upstream(root: Path) -> Upstream | None:

@@ -25,7 +25,18 @@ from dvc.repo import Repo
 
 from flows.dag import read_dag
 from flows.gate import ALL, Comparison, Evaluation, compare, read_evaluation
-from flows.git import GitFailed, Upstream, branch, changed, commit_beside, git, is_ancestor, text_at, upstream
+from flows.git import (
+    GitFailed,
+    Upstream,
+    branch,
+    changed,
+    commit_beside,
+    git,
+    is_ancestor,
+    somebody_commits,
+    text_at,
+    upstream,
+)
 from flows.lease import building
 from flows.stage import Children, ComeAgain, Tell
 from flows.store import default_remote
@@ -79,6 +90,7 @@ class Publication:
     def __init__(self, root: Path, stage: str, tell: Tell) -> None:
         self.root, self.stage, self.tell = root, stage, tell
         self.branch = branch(root)
+        somebody_commits(root)
         self.remote = default_remote(root)
         self.upstream = upstream(root) if self.remote else None
         self.comparison: Comparison | None = None

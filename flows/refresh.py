@@ -24,7 +24,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.build import run_stages
 from flows.dag import read_dag
 from flows.gate import Comparison, as_markdown
-from flows.git import branch, changed, text_at, upstream
+from flows.git import branch, changed, somebody_commits, text_at, upstream
 from flows.lease import STATE, building
 from flows.notify import tell_failure, tell_people
 from flows.pins import PARAMS, changes, newest_pins, with_pins
@@ -116,6 +116,7 @@ def take_back_leftovers(root: Path) -> None:
         Refusal: if the working tree has changes of anyone else.
     """
     branch(root)
+    somebody_commits(root)
     (root / f".{PARAMS}.partial").unlink(missing_ok=True)
     if not (dirty := changed(root, "HEAD")):
         return

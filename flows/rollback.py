@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.git import GitFailed, git, upstream
+from flows.git import GitFailed, git, somebody_commits, upstream
 from flows.lease import building
 from flows.publish import ATTEMPTS, TELL, fetch
 from flows.stage import Tell
@@ -34,6 +34,7 @@ def rollback(wanted: str | None = None, root: Path = Path(), tell: Tell = TELL) 
     """
     with building(root, tell):
         above = upstream(root)
+        somebody_commits(root)
         for _ in range(ATTEMPTS):
             alone = fetch(root, above)
             before = current(root)

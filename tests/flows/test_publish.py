@@ -201,6 +201,20 @@ def test_a_detached_head_is_refused(new):
         publish(root=new.root)
 
 
+def test_without_a_name_for_the_commit_it_is_refused_but_everyone_may_get_it(two, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    two.git("config", "--remove-section", "user")
+    two.git("config", "user.useConfigOnly", "true")
+
+    with pytest.raises(Refusal, match="set user.name and user.email"):
+        publish(root=two.root)
+
+    assert get("base@prod", tmp_path / "model", root=two.root).is_dir()
+    with pytest.raises(Refusal, match="is no clone with a commit; name the git repository by --from"):
+        get("base@prod", tmp_path / "none", root=tmp_path)
+
+
 # ---- others ---------------------------------------------------------------------------------------------
 
 
