@@ -52,16 +52,17 @@ class Cluster:
         found: list[Manifest] = self._plain(listed)["items"]
         return sorted(found, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), index(pod)))
 
-    def create(self, manifest: Manifest) -> Manifest:
-        """The job `manifest`, made now or there already, with the service that its nodes find each other by."""
+    def create(self, manifest: Manifest) -> Manifest | None:
+        """The job `manifest`, made now or there already, with the service that its nodes find each other by.
+
+        None if someone has deleted it since.
+        """
         batch: Any = client.BatchV1Api(self.api)  # it takes objects as they are in JSON, but doesn't say so
         core: Any = client.CoreV1Api(self.api)
         with suppress(Exists), calling():
             batch.create_namespaced_job(self.namespace, manifest, **_answer())
         made = self.job(manifest["metadata"]["name"])
-        if made is None:
-            raise ComeAgain(f"job {manifest['metadata']['name']} was deleted as soon as it was made")
-        if needed := service(made):
+        if made and (needed := service(made)):
             with suppress(Exists), calling():
                 core.create_namespaced_service(self.namespace, needed, **_answer())
         return made

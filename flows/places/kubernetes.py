@@ -126,10 +126,7 @@ class Run:
                 return ended
             self._refuse_if_blocked()
             self._sleep(found)
-            again = self._patiently(partial(self.cluster.job, self.name))
-            if again is None:
-                raise StageFailed(f"{self.errand.stage}: {self} was deleted by someone; run again to start it anew")
-            found = again
+            found = self._there(self._patiently(partial(self.cluster.job, self.name)))
 
     def keep_words(self) -> None:
         """Put what the stage said into the log: all of it from the store, or what the cluster still has."""
@@ -153,8 +150,12 @@ class Run:
         else:
             forget_log(self.errand)
             self.tell(f"{self} is started")
-        made: Manifest = self._patiently(partial(self.cluster.create, manifest))
-        return made
+        return self._there(self._patiently(partial(self.cluster.create, manifest)))
+
+    def _there(self, found: Manifest | None) -> Manifest:
+        if found is None:
+            raise StageFailed(f"{self.errand.stage}: {self} was deleted by someone; run again to start it anew")
+        return found
 
     def _look(self, found: Manifest) -> None:
         self._pods = self._patiently(partial(self.cluster.pods, self.name))
