@@ -36,7 +36,7 @@ from infra.store.remote import Remote, Unreachable, digest_of, explained, remote
 from stages.lease import LeaseHeld, owner_by_lock, take_lease
 from stages.lease import Unreachable as LeaseStoreGone
 from stages.params import Refusal
-from stages.process import progress
+from stages.process import is_full_disk, progress
 
 log = logging.getLogger("pedigree")
 
@@ -73,8 +73,6 @@ def main(arguments: list[str]) -> int:
     """Do what `arguments` say; the exit code: 2 for what a user can mend, 75 for what may be well in a while."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s")  # of others, warnings alone
     logging.getLogger("pedigree").setLevel(logging.INFO)
-    # s3fs tries again by itself, five times what its client does, and the flow tries again after both.
-    os.environ.setdefault("AWS_MAX_ATTEMPTS", "2")
     command, *names = arguments
     # Not after the transfers that are under way: they leave nothing that is half-done under its name.
     of_stage = signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(128 + signum))
@@ -89,6 +87,11 @@ def main(arguments: list[str]) -> int:
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr, flush=True)
         return COME_AGAIN if isinstance(refusal, Unreachable) else USER_ERROR
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        print("error: the disk of the cache is full; free some space and run again", file=sys.stderr, flush=True)
+        return USER_ERROR
 
 
 def restore(name: str, pushes: bool, on_stop: Any) -> int:
@@ -175,11 +178,24 @@ def _place(repo: Repo) -> Place:
 @cache
 def _remote() -> Remote:
     """The remote of the project that this process works in, which has answered: its client takes a while to make."""
-    with Repo() as repo:
+    with Repo() as repo, _few_attempts():
         remote = remote_of(repo)
-    assert remote  # or nobody had asked
-    remote.probe()
+        assert remote  # or nobody had asked
+        remote.probe()
     return remote
+
+
+@contextmanager
+def _few_attempts() -> Iterator[None]:
+    """Make a client that tries twice: s3fs tries five times as often, and the flow again after that."""
+    if "AWS_MAX_ATTEMPTS" in os.environ:
+        yield
+        return
+    os.environ["AWS_MAX_ATTEMPTS"] = "2"
+    try:
+        yield
+    finally:
+        del os.environ["AWS_MAX_ATTEMPTS"]  # a stage that is run by this process has a client of its own
 
 
 def _clear(place: Place) -> None:
