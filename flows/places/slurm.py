@@ -218,6 +218,12 @@ def submit(errands: list[Errand], resources: SlurmResources) -> str:
         StageRefused: if Slurm won't have it.
         Away: if the controller doesn't answer.
     """
+    names = ", ".join(errand.stage for errand in errands)
+    if resources.log_folder and not Path(resources.log_folder).is_dir():
+        raise StageRefused(
+            f"{names}: log_folder {resources.log_folder} is no folder on this machine; make it where the nodes see it, "
+            "or leave it out of infra/places.yaml"
+        )
     comment = "pedigree:" + ",".join(f"{_mark(errand)}/{errand.commit}" for errand in errands)
     settings = "\n".join(f"{name}={value}" for name, value in resources.environment.items())
     try:
@@ -229,7 +235,6 @@ def submit(errands: list[Errand], resources: SlurmResources) -> str:
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
         said = [line.removeprefix("sbatch: error: ") for line in error.stderr.splitlines() if "error: " in line]
-        names = ", ".join(errand.stage for errand in errands)
         raise StageRefused(
             f"{names}: Slurm refuses the job: {'; '.join(said) or error.stderr.strip()}; correct its partition, "
             "account or resources in infra/places.yaml"

@@ -85,8 +85,11 @@ def write_program(folder):
 def resources_of(program, **more):
     logs = program.parent / "shared"
     logs.mkdir(exist_ok=True)
-    given = {"partition": "main", "cpus": 1, "memory_gib": 0.1, "environment": {"PEDIGREE_WORKERS": "3"}} | more
-    return SlurmResources(place="slurm", program=str(program), log_folder=str(logs), **given)
+    given = {
+        "place": "slurm", "partition": "main", "cpus": 1, "memory_gib": 0.1, "program": str(program),
+        "log_folder": str(logs), "environment": {"PEDIGREE_WORKERS": "3"},
+    }  # fmt: skip
+    return SlurmResources.model_validate(given | more)
 
 
 class Told(list):
@@ -236,6 +239,7 @@ def test_a_flow_that_was_killed_leaves_its_job_and_the_next_one_follows_it(clust
             {"partition": "short", "hours": 2.0},
             r"can't start: Partition(TimeLimit|Config); correct its partition, nodes or hours",
         ),
+        ({"log_folder": "/nowhere"}, "quick: log_folder /nowhere is no folder on this machine; make it"),
         ({"nodes": 3}, r"quick: .*(more processors than permitted|Node count|node configuration|PartitionConfig)"),
     ],
 )
