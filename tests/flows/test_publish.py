@@ -207,7 +207,7 @@ def test_without_a_name_for_the_commit_it_is_refused_but_everyone_may_get_it(two
     two.git("config", "--remove-section", "user")
     two.git("config", "user.useConfigOnly", "true")
 
-    with pytest.raises(Refusal, match="set user.name and user.email"):
+    with pytest.raises(Refusal, match=r"set user\.name and user\.email"):
         publish(root=two.root)
 
     assert get("base@prod", tmp_path / "model", root=two.root).is_dir()
