@@ -84,7 +84,9 @@ def _join(stage: str, clone: Path, children: Children) -> int:
         children.dvc(["pull", *found.upstream], clone, clone / "logs" / "pull.log", partial(say, stage))
     with Repo(str(clone)) as repo:
         command = named(repo, stage).cmd
-    child = subprocess.Popen(["sh", "-c", command], cwd=clone)
+    # A stage's command says `python`, which must be this one.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    child = subprocess.Popen(["sh", "-c", command], cwd=clone, env=os.environ | {"PATH": path})
     try:
         return child.wait()
     except BaseException:  # a signal: the stage saves on all machines together

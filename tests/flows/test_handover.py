@@ -157,6 +157,23 @@ def test_a_refusal_there_is_its_own_sentence_here(shared, node):
     assert str(refused) == "alone: the toy is broken; mend it"
 
 
+def test_a_second_machine_runs_the_command_beside_the_first_and_keeps_nothing(toy_of, node, tmp_path):
+    toy = toy_of({"top": [], "bottom": ["top"]})
+    toy.share(str(tmp_path / "store"))
+    toy.fate("bottom", "chatter")
+    toy.git("add", "fate")
+    Children().repro("top", toy.root, silent)
+    Children().push(["top"], toy.root, silent)
+    errand = make_errand("bottom", toy.root)
+    before = sorted((tmp_path / "store").rglob("*"))
+
+    done = node.command([*errand.command(), "--machine", "1"])
+
+    assert done.returncode == 0, done.stderr
+    assert "999" in done.stdout  # the stage itself, with what top made in its place
+    assert sorted((tmp_path / "store").rglob("*")) == before
+
+
 def test_a_commit_that_the_store_does_not_have_is_refused(shared, node, tmp_path):
     done = node.command(["pedigree", "stage", "c0ffee", "alone", "--remote", str(tmp_path / "store")])
 
