@@ -39,6 +39,7 @@ STAGE = """
 import json, os, sys, time
 from pathlib import Path
 
+import polars as pl
 import yaml
 
 name, fate = sys.argv[1], Path("in/fate").read_text().split()
@@ -52,7 +53,14 @@ for folder in ("out", "metrics"):
 Path("out", name).write_text(name + " ".join(fate))
 if name == "model":
     seed = yaml.safe_load(Path("params.yaml").read_text())["pretrain"]["seed"]
-    Path("metrics/evaluate.json").write_text(json.dumps({"bits_per_byte": {"model": 2 - seed / 10}}))
+    bits, row = 2 - seed / 10, {"id": "a", "source": "stories", "bytes": 100, "bits": 100.0 * (2 - seed / 10)}
+    scores = {"model": bits}, {"low": bits - 0.01, "high": bits + 0.01}
+    metrics = {
+        "bits_per_byte": scores[0], "sources": {"stories": scores[0]},
+        "intervals": {"all": scores[1], "sources": {"stories": scores[1]}},
+    }
+    Path("metrics/evaluate.json").write_text(json.dumps(metrics))
+    pl.DataFrame([row]).write_parquet("metrics/held_out.parquet")
 """
 PIPELINE = {
     "data": {"cmd": "exec python stage.py data", "deps": ["stage.py", "in/fate"], "outs": ["out/data"]},
@@ -60,7 +68,7 @@ PIPELINE = {
         "cmd": "exec python stage.py model",
         "deps": ["stage.py", "out/data"],
         "params": ["pretrain.seed"],
-        "outs": ["out/model"],
+        "outs": ["out/model", "metrics/held_out.parquet"],
         "metrics": ["metrics/evaluate.json"],
     },
 }
@@ -254,24 +262,22 @@ def watched(on_postgres: Deployed) -> Iterator[Deployed]:
     assert sorted(automation.name for automation in known) == sorted(AUTOMATIONS)
 
 
-def test_people_are_told_of_a_build_that_lasts_too_long_by_the_server_and_of_its_end_by_the_worker(watched):
+def test_people_are_told_of_a_build_that_lasts_too_long_or_is_silent_and_of_its_end(watched):
     (watched.root / "in/fate").write_text("hang data")
     watched.webhook.messages.clear()
 
     run = watched.start("build/rebuild")
-    wait_for(lambda: watched.webhook.messages, WAIT_SECONDS)
-    [told] = watched.webhook.messages
+    wait_for(lambda: {"pedigree-too-long", "pedigree-silent"} <= told(watched).keys(), WAIT_SECONDS)
     for process in psutil.process_iter(["environ", "cmdline"]):
         environment, command = process.info["environ"] or {}, process.info["cmdline"] or []
         if environment.get("PREFECT__FLOW_RUN_ID") == str(run) and "prefect" in " ".join(command[:3]):
             process.kill()
-    wait_for(lambda: len(watched.webhook.messages) > 1, WAIT_SECONDS)
+    wait_for(lambda: "failure" in told(watched), WAIT_SECONDS)
 
-    name = watched.run(run).name
-    assert told["kind"] == "pedigree-too-long"
-    assert told["text"] == f"build (run {name}): A run has been running for two days."
-    assert watched.webhook.messages[1]["kind"] == "failure"
-    assert watched.webhook.messages[1]["text"].startswith("toy: build crashed: ")
+    name, texts = watched.run(run).name, told(watched)
+    assert texts["pedigree-too-long"] == f"build (run {name}): A run has been running for two days."
+    assert texts["pedigree-silent"].startswith(f"build (run {name}): A run has given no sign of life for ten minutes")
+    assert texts["failure"].startswith("toy: build crashed: ")
     (watched.root / "in/fate").write_text("good")
 
 
@@ -324,6 +330,11 @@ def test_a_refresh_publishes_a_build_that_nothing_is_better_than(on_postgres):
     assert on_postgres.artifact(run.id, "refresh").startswith("**published**: ")
     tags = subprocess.check_output(["git", "tag"], cwd=on_postgres.root, text=True).split()
     assert tags == ["base#prod#1", "base@v1.0.0"]
+
+
+def told(toy: Deployed) -> dict[str, str]:
+    """The newest text of each kind that reached the webhook."""
+    return {message["kind"]: message["text"] for message in toy.webhook.messages}
 
 
 def completed_on_schedule(client: SyncPrefectClient) -> list[FlowRun]:
