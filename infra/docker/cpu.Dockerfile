@@ -44,7 +44,7 @@ COPY --chmod=755 infra/docker/worker.sh /usr/local/bin/pedigree-worker
 RUN groupadd --gid 10001 pedigree \
     && useradd --uid 10001 --gid 10001 --create-home --home-dir /home/pedigree --shell /usr/sbin/nologin pedigree \
     # A new volume that is mounted here belongs to the user.
-    && install -d -o 10001 -g 10001 /data /home/pedigree/work \
+    && install -d -o 10001 -g 10001 /data /home/pedigree/kept \
     && rm -f /var/log/lastlog /var/log/faillog
 ENV PATH=/opt/pedigree/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
