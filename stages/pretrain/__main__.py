@@ -55,8 +55,6 @@ def main() -> None:
     scratch = settings().scratch_folder / "pretrain" / fingerprint()
     with held(scratch) if accelerator.is_main_process else nullcontext() as remote:
         trainer = Trainer(params, mixture, accelerator)
-        if settings().scratch_url:
-            accelerator.wait_for_everyone()  # the first process may have fetched what all go on from
         train(trainer, scratch, remote)
         if accelerator.is_main_process:
             write_outs(trainer, scratch)
@@ -106,7 +104,8 @@ def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> No
     another trainer, which then has the checkpoints that count.
     """
     params, stop = trainer.params, catch_sigterm()
-    trainer.losses = checkpoint.load_newest(scratch, trainer.model, trainer.optimizers)
+    # The first process has the checkpoints; the others may be on nodes with another disk.
+    trainer.resume(checkpoint.read_newest(scratch) if trainer.accelerator.is_main_process else {})
     if trainer.losses:
         log.info("pretrain: going on after step %d, from %s", len(trainer.losses), scratch)
     progress = Progress(trainer)
@@ -123,7 +122,7 @@ def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> No
         done = len(trainer.losses)
         progress.report(loss)
         lost = remote is not None and remote.lost
-        ending = stop.is_set or lost
+        ending = trainer.any_of_us(stop.is_set or lost)
         due = time.monotonic() - saved >= settings().checkpoint_seconds or done == params.steps or ending
         publish_now = params.checkpoint_steps and done % params.checkpoint_steps == 0
         if trainer.accelerator.is_main_process:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -28,6 +29,7 @@ from stages.process import log
 
 KEPT = 2
 PARTIAL = ".partial"
+FILES = ("model.safetensors", "optimizer.safetensors", "losses.safetensors")
 
 
 def take_lease(folder: Path) -> IO[str]:
@@ -104,22 +106,29 @@ def save(
     return folder
 
 
-def load_newest(parent: Path, model: nn.Module, optimizers: list[Optimizer]) -> list[float]:
-    """Put the newest whole checkpoint into `model` and `optimizers`; return the losses of its steps.
+def read_newest(parent: Path) -> dict[str, bytes]:
+    """The files of the newest whole checkpoint, by name; none if there is no checkpoint.
 
-    A checkpoint that isn't whole is named, and the one before it is taken. Without any, nothing is
-    changed and there are no losses: training starts at step 0.
+    One that isn't whole is named, and the one before it is taken.
     """
     for folder in checkpoints(parent):
-        damage = damaged(folder)
-        if damage:
-            log.warning("pretrain: %s is damaged, taking the checkpoint before it", damage)
-            continue
-        _set_weights(model, load_file(folder / "model.safetensors"))
-        _set_optimizer_tensors(optimizers, load_file(folder / "optimizer.safetensors"))
-        losses: list[float] = load_file(folder / "losses.safetensors")["losses"].tolist()
-        return losses
-    return []
+        if not (damage := damaged(folder)):
+            return {name: (folder / name).read_bytes() for name in FILES}
+        log.warning("pretrain: %s is damaged, taking the checkpoint before it", damage)
+    return {}
+
+
+def load(files: dict[str, bytes], model: nn.Module, optimizers: list[Optimizer]) -> list[float]:
+    """Put a checkpoint into `model` and `optimizers`; return the losses of its steps.
+
+    Without files nothing is changed and there are no losses: training starts at step 0.
+    """
+    if not files:
+        return []
+    _set_weights(model, safetensors.torch.load(files["model.safetensors"]))
+    _set_optimizer_tensors(optimizers, safetensors.torch.load(files["optimizer.safetensors"]))
+    losses: list[float] = safetensors.torch.load(files["losses.safetensors"])["losses"].tolist()
+    return losses
 
 
 def damaged(folder: Path) -> str | None:

@@ -24,8 +24,8 @@ from stages.params import Refusal
 from stages.pretrain.checkpoint import KEPT, checkpoints, damaged, is_whole, publish_folder, step_of
 from stages.process import log
 
-# Less than the 30 seconds that a flow, Slurm and Kubernetes leave between SIGTERM and SIGKILL.
-GRACE_SECONDS = 20.0
+# Less than the 20 seconds that a flow leaves between SIGTERM and SIGKILL; Slurm and Kubernetes leave 30 and more.
+GRACE_SECONDS = 12.0
 PUBLISHED = "published"
 
 __all__ = ["Remote", "Unreachable", "held_remote"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -14,7 +15,7 @@ from transformers import PretrainedConfig
 from stages.documents import source_folders
 from stages.order import Order
 from stages.params import Refusal
-from stages.pretrain import batches
+from stages.pretrain import batches, checkpoint
 from stages.pretrain.model import build_config, build_model
 from stages.pretrain.optimizer import build_optimizers, rate_factor, set_rates
 from stages.pretrain.params import PretrainParams
@@ -78,6 +79,17 @@ class Trainer:
             )
         return inputs.to(self.accelerator.device), targets.to(self.accelerator.device)
 
+    def resume(self, files: dict[str, bytes]) -> None:
+        """Go on from a checkpoint, by its files; in all processes from that of the first one, wherever they are."""
+        self.losses = checkpoint.load(_of_first(files, self.accelerator), self.model, self.optimizers)
+
+    def any_of_us(self, flag: bool) -> bool:
+        """Whether `flag` is set in one of the processes: the same answer in all of them, after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        count = self.accelerator.reduce(torch.tensor(int(flag), device=self.accelerator.device), "sum")
+        return bool(count)
+
     def targets_per_step(self) -> int:
         """Tokens that count in the loss of a step, over all processes."""
         params = self.params
@@ -117,3 +129,17 @@ class Trainer:
 def _synchronized(accelerator: Accelerator, model: nn.Module, whole: bool) -> AbstractContextManager[Any]:
     """Gradients travel between processes with the last micro-batch only."""
     return nullcontext() if whole else accelerator.no_sync(model)
+
+
+def _of_first(files: dict[str, bytes], accelerator: Accelerator) -> dict[str, bytes]:
+    """The `files` of the first process."""
+    if accelerator.num_processes == 1:
+        return files
+    sizes = broadcast(torch.tensor([len(files.get(name, b"")) for name in checkpoint.FILES], device=accelerator.device))
+    shared = {}
+    for name, size in zip(checkpoint.FILES, sizes.tolist(), strict=True):
+        mine = bytearray(files[name] if accelerator.is_main_process and files else size)
+        if size:
+            content = broadcast(torch.frombuffer(mine, dtype=torch.uint8).to(accelerator.device))
+            shared[name] = content.cpu().numpy().tobytes()
+    return shared

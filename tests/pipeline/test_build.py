@@ -269,3 +269,35 @@ def test_the_same_text_in_other_shards_is_the_same_documents(built, tmp_path):
         return pl.concat(map(pl.read_parquet, paths)).sort("id")
 
     assert documents(project.folder).equals(documents(built.folder))
+
+
+RANKS = """
+import os, runpy
+os.environ["PEDIGREE_SCRATCH"] = f"scratch-of-{os.environ['RANK']}"  # as on nodes that share no disk
+runpy.run_module("stages.pretrain", run_name="__main__")
+"""
+
+
+def test_processes_that_share_no_disk_stop_together_and_go_on_from_the_checkpoint_of_the_first(untrained):
+    (untrained.folder / "ranks.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "ranks.py"]
+    environment = untrained.environment(checkpoint_seconds=0) | {"ACCELERATE_USE_CPU": "true"}
+
+    def launch() -> subprocess.Popen[bytes]:
+        with (untrained.folder / "said").open("wb") as said:
+            return subprocess.Popen(command, cwd=untrained.folder, env=environment, stdout=said, stderr=said)
+
+    whole = launch()
+    assert whole.wait(300) == 0, (untrained.folder / "said").read_text()
+    expected = weights(untrained)
+    for folder in untrained.folder.glob("scratch-of-0/pretrain/*/step-*"):
+        if folder.name > "step-00000039":
+            subprocess.run(["rm", "-r", folder], check=True)
+
+    again = launch()
+    assert again.wait(300) == 0, (untrained.folder / "said").read_text()
+
+    said = (untrained.folder / "said").read_text()
+    assert said.count("going on after step 39, from scratch-of-0") == 1
+    assert said.count("going on after step 39, from scratch-of-1") == 1
+    assert weights(untrained) == expected

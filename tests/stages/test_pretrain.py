@@ -188,7 +188,7 @@ def test_a_resumed_training_is_bitwise_the_unbroken_one(tmp_path):
     trained(5, broken, optimizers[1])
     checkpoint.save(tmp_path, broken, optimizers[1], [0.1] * 5)
 
-    losses = checkpoint.load_newest(tmp_path, resumed, optimizers[2])
+    losses = checkpoint.load(checkpoint.read_newest(tmp_path), resumed, optimizers[2])
     trained(8, resumed, optimizers[2], first=len(losses))
 
     assert losses == [0.1] * 5
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
         case "no manifest":
             (newest / "manifest.json").unlink()
 
-    losses = checkpoint.load_newest(tmp_path, model, optimizers)
+    losses = checkpoint.load(checkpoint.read_newest(tmp_path), model, optimizers)
 
     assert losses == [1.0]
     assert all(torch.equal(a, b) for a, b in zip(first, model.parameters(), strict=True))
