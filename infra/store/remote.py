@@ -74,7 +74,9 @@ class Remote:
         found = self.fs.fs.find(f"{self.path}/{folder}", detail=True)
         if not isinstance(found, dict):  # DVC's own local file system lists names only
             found = {path: {**self.fs.fs.info(path), "LastModified": self.fs.fs.info(path)["mtime"]} for path in found}
-        return {str(path).lstrip("/") if self.is_s3 else str(path): info for path, info in found.items()}
+        names = {str(path).lstrip("/") if self.is_s3 else str(path): info for path, info in found.items()}
+        # SeaweedFS lists a folder that has become empty as a file.
+        return {path: info for path, info in names.items() if path.startswith(f"{self.path}/{folder}/")}
 
     def probe(self) -> None:
         """Nothing, if the store answers and lets these credentials read.
