@@ -185,8 +185,8 @@ def publish(
 
     Example: pedigree publish
     """
-    from flows.gate import as_markdown
-    from flows.publish import publish
+    from flows.publication.gate import as_markdown
+    from flows.publication.publish import publish
     from flows.terminal import watched
 
     watched()
@@ -205,7 +205,7 @@ def get(
 
     Example: pedigree get base@prod --out model
     """
-    from flows.get import get
+    from flows.publication.get import get
 
     print(get(version, out, url))
 
@@ -218,7 +218,7 @@ def rollback(
 
     Example: pedigree rollback base@v1.2.0
     """
-    from flows.rollback import rollback
+    from flows.publication.rollback import rollback
     from flows.terminal import watched
 
     watched()

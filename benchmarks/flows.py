@@ -19,7 +19,7 @@ from statistics import median
 
 import yaml
 
-from flows.server import own_server
+from flows.lifetime.server import own_server
 
 ROUNDS = 5
 PIPELINE = 30

@@ -20,15 +20,15 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.bound import Bound
 from flows.dependencies import OSV, NotAsked, differing, read_lock, unlicensed, vulnerable
 from flows.experiments import why
 from flows.licences import trouble_with_source
+from flows.lifetime.bound import Bound
+from flows.lifetime.worker import end_with_worker
 from flows.notify import tell_failure
+from flows.publication.versions import ARTIFACT, current
 from flows.stage import end_of
-from flows.versions import ARTIFACT, current
 from flows.work import say
-from flows.worker import end_with_worker
 from stages.params import read_params
 
 GOOD, BROKEN, UNKNOWN = "good", "broken", "not asked"

@@ -12,12 +12,12 @@ from prefect.settings import get_current_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dag import Stage
-from flows.lease import building
+from flows.lifetime.lease import building
+from flows.lifetime.reaper import reap
+from flows.lifetime.worker import end_with_worker
 from flows.notify import tell_failure
-from flows.reaper import reap
 from flows.stage import Ended
 from flows.work import Build, Work, say
-from flows.worker import end_with_worker
 
 
 @flow(

@@ -1,4 +1,4 @@
-"""What a build asks of the default DVC remote. It runs as the child of a flow, see flows/child.py.
+"""What a build asks of the default DVC remote. It runs as the child of a flow, see flows/lifetime/child.py.
 
     restore STAGE [--no-push]   fetch what DVC would restore the stage with, and have DVC bring it up to date; if it has
                                 to run, under a lease in the store, and what it made is uploaded before another clone

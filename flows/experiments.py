@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from flows.bound import Bound
+from flows.lifetime.bound import Bound
 from flows.stage import Tell, end_of
 from flows.work import say
 from stages.params import Refusal

@@ -23,16 +23,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.build import run_stages
 from flows.dag import read_dag
-from flows.gate import Comparison, as_markdown
 from flows.git import branch, changed, somebody_commits, text_at, upstream
-from flows.lease import STATE, building
+from flows.lifetime.lease import STATE, building
+from flows.lifetime.reaper import reap
+from flows.lifetime.worker import end_with_worker
 from flows.notify import tell_failure, tell_people
 from flows.pins import PARAMS, changes, newest_pins, with_pins
-from flows.publish import BUILD_FILES, RECORDS, catch_up, fetch, go_back, publish, published_as, take_back
-from flows.reaper import reap
+from flows.publication.gate import Comparison, as_markdown
+from flows.publication.publish import BUILD_FILES, RECORDS, catch_up, fetch, go_back, publish, published_as, take_back
 from flows.stage import ComeAgain, StageFailed, Tell
 from flows.work import Work, say
-from flows.worker import end_with_worker
 from stages.params import Refusal
 
 MARK = STATE / "refresh.json"

@@ -177,7 +177,7 @@ def start_dvc(arguments: list[str], root: Path, log: Path) -> "subprocess.Popen[
     Never to a pipe: whoever inherits its end, a worker of Prefect say, would wait for an orphan.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, "-P", str(Path(__file__).with_name("child.py")), str(os.getpid())]
+    program = [sys.executable, "-P", str(Path(__file__).with_name("lifetime") / "child.py"), str(os.getpid())]
     environment = os.environ | {
         # A stage's command says `python`, which must be this one.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

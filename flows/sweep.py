@@ -8,9 +8,9 @@ from prefect.artifacts import create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.experiments import Experiment, Result, Sweep, combinations, ranked, show
+from flows.lifetime.worker import end_with_worker
 from flows.notify import tell_failure, tell_people
 from flows.work import say
-from flows.worker import end_with_worker
 
 
 @flow(

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from flows.lease import building
-from flows.server import ServerFailed, own_server
+from flows.lifetime.lease import building
+from flows.lifetime.server import ServerFailed, own_server
 from flows.stage import StageFailed
 from flows.work import Build, Work, build_locally, say
 from stages.params import Refusal

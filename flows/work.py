@@ -12,9 +12,9 @@ from threading import Event
 from typing import TypeVar
 
 from flows.dag import Stage, read_dag
-from flows.lease import STATE, building
+from flows.lifetime.lease import STATE, building
+from flows.lifetime.mend import keep_lock
 from flows.limits import Slots
-from flows.mend import keep_lock
 from flows.places.errands import Errands
 from flows.places.settings import Here, read_places
 from flows.settings import flow_settings

@@ -1,6 +1,6 @@
 """The packages that the project itself asks for, one a line: what pip installs, in the versions of requirements.lock.
 
-    python wanted.py pyproject.toml train flows
+python wanted.py pyproject.toml train flows
 """
 
 import sys

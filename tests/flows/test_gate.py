@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows.gate import ALL, Evaluation, Score, as_markdown, compare, read_evaluation
+from flows.publication.gate import ALL, Evaluation, Score, as_markdown, compare, read_evaluation
 from stages.params import Refusal
 
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from servers.prefect_server import is_gone, wait_for
 
-from flows.lease import STATE, building, dead_runs
-from flows.orphans import MARK, orphans_of
+from flows.lifetime.lease import STATE, building, dead_runs
+from flows.lifetime.orphans import MARK, orphans_of
 from flows.work import build_locally
 
 # DVC 3.67 reads the graph through a deprecated property of pygtrie's.

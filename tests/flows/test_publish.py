@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from versioned import Clone, copy_of, make_clone
 
-from flows.get import dvc_digest, get
 from flows.git import SECRET, upstream
-from flows.publish import outs_of, publish
-from flows.rollback import rollback
+from flows.publication.get import dvc_digest, get
+from flows.publication.publish import outs_of, publish
+from flows.publication.rollback import rollback
+from flows.publication.versions import current, history
 from flows.stage import StageFailed
-from flows.versions import current, history
 from stages.params import Refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
-PUBLISH = "from flows.publish import publish; print(publish().sentence)"
+PUBLISH = "from flows.publication.publish import publish; print(publish().sentence)"
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from tiny import ROOT
 from versioned import Clone, copy_of, make_clone
 
 from flows.pins import changes, with_pins
-from flows.publish import publish
+from flows.publication.publish import publish
+from flows.publication.versions import current
 from flows.refresh import MARK, Refreshed, markdown, refresh_here
-from flows.versions import current
 from flows.work import build_locally
 from stages.params import Refusal
 

@@ -9,8 +9,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from servers.prefect_server import prefect_serving, wait_for
 
-from flows import reaper
-from flows.lease import dead_runs
+from flows.lifetime import reaper
+from flows.lifetime.lease import dead_runs
 
 # DVC 3.67 reads the graph through a deprecated property of pygtrie's.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")

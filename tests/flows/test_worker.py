@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Pending
 from servers.prefect_server import end, is_gone, start_worker, wait_for
 
-from flows import reaper
-from flows.lease import STATE
+from flows.lifetime import reaper
+from flows.lifetime.lease import STATE
 
 # DVC 3.67 reads the graph through a deprecated property of pygtrie's.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")

@@ -15,8 +15,8 @@ import torch
 from tiny import Project, make_project
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from flows.gate import compare
-from flows.publish import evaluation_here
+from flows.publication.gate import compare
+from flows.publication.publish import evaluation_here
 
 SOURCES = ("stories", "scripts")
 

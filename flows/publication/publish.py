@@ -24,7 +24,6 @@ from dvc.api import read as dvc_read
 from dvc.repo import Repo
 
 from flows.dag import read_dag
-from flows.gate import ALL, Comparison, Evaluation, compare, read_evaluation
 from flows.git import (
     GitFailed,
     Upstream,
@@ -37,10 +36,11 @@ from flows.git import (
     text_at,
     upstream,
 )
-from flows.lease import building
+from flows.lifetime.lease import building
+from flows.publication.gate import ALL, Comparison, Evaluation, compare, read_evaluation
+from flows.publication.versions import ARTIFACT, PROD, assign, current, drop_leftovers, next_name, register, versions
 from flows.stage import Children, ComeAgain, Tell
 from flows.store import default_remote
-from flows.versions import ARTIFACT, PROD, assign, current, drop_leftovers, next_name, register, versions
 from flows.work import RETRY_AFTER_SECONDS, say
 from stages.params import Refusal
 

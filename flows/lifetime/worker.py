@@ -8,7 +8,7 @@ import sys
 import psutil  # type: ignore[import-untyped]
 from prefect.runtime import flow_run
 
-from flows.child import PR_SET_PDEATHSIG
+from flows.lifetime.child import PR_SET_PDEATHSIG
 
 
 def end_with_worker() -> None:

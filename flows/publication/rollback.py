@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.git import GitFailed, git, somebody_commits, upstream
-from flows.lease import building
-from flows.publish import ATTEMPTS, TELL, fetch
+from flows.lifetime.lease import building
+from flows.publication.publish import ATTEMPTS, TELL, fetch
+from flows.publication.versions import ARTIFACT, PROD, Version, assign, current, history, named, versions
 from flows.stage import Tell
-from flows.versions import ARTIFACT, PROD, Version, assign, current, history, named, versions
 from stages.params import Refusal
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from flows import bound
+from flows.lifetime import bound
 
 # The first start makes a database: 6 to 12 s here, 75 s were seen on slow disks.
 START_SECONDS = 90

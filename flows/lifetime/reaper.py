@@ -1,6 +1,6 @@
 """Tell Prefect of the builds that have died: it would show them as running for ever.
 
-Only runs of which this clone knows that their process is dead are touched: by their record (flows/lease.py), or
+Only runs of which this clone knows that their process is dead are touched: by their record (lease.py), or
 because they have been waiting to begin, here, for longer than any start takes.
 """
 
@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from flows.lease import Run, dead_runs, forget, live_runs
+from flows.lifetime.lease import Run, dead_runs, forget, live_runs
 from flows.notify import page_of, tell_people
 from flows.stage import Tell
 

@@ -12,7 +12,7 @@ import yaml
 from dvc.repo import Repo
 
 from flows.git import GitFailed, git, text_at, upstream
-from flows.versions import ARTIFACT, PROD, Version, named
+from flows.publication.versions import ARTIFACT, PROD, Version, named
 from stages.params import Refusal
 
 

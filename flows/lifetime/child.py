@@ -28,7 +28,7 @@ def main() -> None:
     die_with(flow)
     arguments = sys.argv[2:]
     if arguments[0] == "store":
-        sys.path.insert(0, str(Path(__file__).parents[1]))
+        sys.path.insert(0, str(Path(__file__).parents[2]))
         from flows.exchange import main as exchange
 
         sys.exit(exchange(arguments[1:]))

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from flows.mend import mend
-from flows.orphans import MARK, end_orphans
+from flows.lifetime.mend import mend
+from flows.lifetime.orphans import MARK, end_orphans
 from flows.stage import Tell
 from stages.params import Refusal
 

@@ -1,0 +1,1 @@
+"""A build becomes a version: compared, tagged, fetched, rolled back."""
