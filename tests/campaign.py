@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,8 @@ import s3fs
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from tiny import ROOT
+
+from infra.ports import free_port
 
 FAULTS = (
     "none", "kill stage", "kill dvc", "kill flow", "kill worker", "kill Prefect server", "kill S3", "faulty S3",
@@ -96,14 +97,6 @@ Path("out").mkdir(exist_ok=True)
 Path("out", name).write_text((text + name) * 500)
 """
 STAGES = {"first": [], "left": ["first"], "right": ["first"], "last": ["left", "right"]}
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(holds: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:

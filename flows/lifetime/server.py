@@ -5,7 +5,6 @@ history of such builds is kept, and `prefect server start` shows it.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from flows.lifetime import bound
+from infra.ports import free_port
 
 # The first start makes a database: 6 to 12 s here, 75 s were seen on slow disks.
 START_SECONDS = 90
@@ -50,7 +50,7 @@ def own_server(root: Path = Path()) -> Iterator[str]:
 def _start(root: Path) -> tuple["subprocess.Popen[bytes]", str]:
     limit = time.monotonic() + START_SECONDS
     for _ in range(_TRIES):
-        port = _free_port()
+        port = free_port()
         server, url = _serve(port, root), f"http://127.0.0.1:{port}/api"
         try:
             while server.poll() is None and time.monotonic() < limit:
@@ -91,10 +91,3 @@ def _answers(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
+from infra.ports import free_port
 
 PR_SET_PDEATHSIG = 1
 START_SECONDS = 400  # it makes its database first: 8 s alone on the machine, minutes where many tests run
@@ -97,14 +98,6 @@ def answers(url: str, process: "subprocess.Popen[bytes]") -> bool:
         return httpx.get(f"{url}/health", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> None:
