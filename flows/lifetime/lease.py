@@ -44,6 +44,16 @@ class _Mine:
 
 
 _mine: dict[Path, _Mine] = {}  # by clone; a build within a build of this process is the same one
+_announced: dict[Path, _Mine] = {}  # by clone; what this process will build
+
+
+def announce(root: Path, tell: Tell, flow_run: str) -> None:
+    """Leave the record of a build that is about to begin: if it dies before that, the next one knows."""
+    root = root.resolve()
+    if (root / ".dvc").is_dir():
+        run = Run(uuid4().hex, os.getpid(), socket.gethostname(), _now(), flow_run)
+        _announced[root] = mine = _Mine(run)
+        _record(mine, root, tell, run)
 
 
 @contextmanager
@@ -67,8 +77,9 @@ def building(root: Path, tell: Tell, flow_run: str | None = None, api: str | Non
     if not (root / ".dvc").is_dir():  # no DVC project: whoever reads it says so
         yield
         return
-    run = Run(uuid4().hex, os.getpid(), socket.gethostname(), _now(), flow_run, _public(api))
-    _mine[root] = mine = _Mine(run)
+    mine = _announced.pop(root, None) or _Mine(Run(uuid4().hex, os.getpid(), socket.gethostname(), _now()))
+    run = replace(mine.run, flow_run=flow_run, api=_public(api))
+    _mine[root] = mine
     try:
         _record(mine, root, tell, run)
         with _marked(run), _turn(root, tell):

@@ -4,11 +4,15 @@ import ctypes
 import os
 import signal
 import sys
+from functools import partial
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 from prefect.runtime import flow_run
 
 from flows.lifetime.child import PR_SET_PDEATHSIG
+from flows.lifetime.lease import announce
+from flows.work import say
 
 
 def end_with_worker() -> None:
@@ -25,8 +29,20 @@ def end_with_worker() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _announce() -> None:
+    """Leave a record of the run that this process is for, if a worker started it."""
+    mine = any("prefect" in word for word in sys.orig_argv)  # not a child of it, which has the same environment
+    if mine and os.environ.get("PREFECT__WORKER_NAME") and (run := os.environ.get("PREFECT__FLOW_RUN_ID")):
+        announce(Path(), partial(say, "build"), run)
+
+
 def _is_of_prefect(pid: int) -> bool:
     try:
         return any("prefect" in word for word in psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
+
+
+# When the module of a flow is loaded, not by the flow: Prefect calls its run Running before the first line of it, and
+# nobody would know of a process that died between the two.
+_announce()
