@@ -5,12 +5,13 @@ FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa1849
 
 # Whatever would write the time writes this one.
 ARG SOURCE_DATE_EPOCH=0
-# The Debian archive as it was on that day, so that the same packages are installed whenever the image is built.
-ARG DEBIAN_SNAPSHOT=20261101T000000Z
-RUN rm -f /etc/apt/sources.list.d/debian.sources \
-    && for suite in "debian/${DEBIAN_SNAPSHOT} bookworm" "debian-security/${DEBIAN_SNAPSHOT} bookworm-security"; do \
-        echo "deb [check-valid-until=no] http://snapshot.debian.org/archive/${suite} main" >> /etc/apt/sources.list; \
-    done
+# The URL of a snapshot of the Debian archive, so that the same packages are installed whenever the image is built;
+# without it, today's.
+ARG DEBIAN_SNAPSHOT=
+RUN if [ -n "${DEBIAN_SNAPSHOT}" ]; then \
+        rm -f /etc/apt/sources.list.d/debian.sources \
+        && echo "deb [check-valid-until=no] ${DEBIAN_SNAPSHOT} bookworm main" > /etc/apt/sources.list; \
+    fi
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git openssh-client tini \
