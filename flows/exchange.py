@@ -135,8 +135,10 @@ def fetch(name: str) -> str | None:
     """Fetch what DVC would restore the stage `name` with. If it has to run: what to hold meanwhile, in an S3 store."""
     with Repo(_wait_for_lock=True) as repo:
         place = _place(repo)
-        [stage] = repo.stage.collect(name)
-        _fetch_inputs(place, stage)
+        with repo.lock:  # DVC writes dvc.lock in place: without it, a neighbour's is read when it is half-written
+            [stage] = repo.stage.collect(name)
+            known = repo.index.stages
+        _fetch_inputs(place, stage, known)
         with repo.lock:
             key, digests = _needed(place, stage)
         if not key or (digests and _fetch_outs(place, name, digests)):
@@ -187,11 +189,11 @@ def _remote() -> Remote:
 
 @contextmanager
 def _few_attempts() -> Iterator[None]:
-    """Make a client that tries twice: s3fs tries five times as often, and the flow again after that."""
+    """Make a client that tries four times: s3fs tries most things five times as often, and the flow again after that."""
     if "AWS_MAX_ATTEMPTS" in os.environ:
         yield
         return
-    os.environ["AWS_MAX_ATTEMPTS"] = "2"
+    os.environ["AWS_MAX_ATTEMPTS"] = "4"
     try:
         yield
     finally:
@@ -205,9 +207,9 @@ def _clear(place: Place) -> None:
             path.unlink(missing_ok=True)
 
 
-def _fetch_inputs(place: Place, stage: Any) -> None:
+def _fetch_inputs(place: Place, stage: Any, known: Iterable[Any]) -> None:
     """Have what the stages before this one made, where it isn't here: on a node that runs just this stage."""
-    before = [out for other in place.repo.index.stages for out in other.outs if _is_input(out, stage)]
+    before = [out for other in known for out in other.outs if _is_input(out, stage)]
     lacking = [out for out in before if out.hash_info and not out.exists]
     if lacking:
         _fetch_outs(place, f"inputs of {stage.addressing}", [out.hash_info.value for out in lacking])

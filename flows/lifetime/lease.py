@@ -80,6 +80,7 @@ def building(root: Path, tell: Tell, flow_run: str | None = None, api: str | Non
     mine = _announced.pop(root, None) or _Mine(Run(uuid4().hex, os.getpid(), socket.gethostname(), _now()))
     run = replace(mine.run, flow_run=flow_run, api=_public(api))
     _mine[root] = mine
+    untold = False
     try:
         _record(mine, root, tell, run)
         with _marked(run), _turn(root, tell):
@@ -96,11 +97,15 @@ def building(root: Path, tell: Tell, flow_run: str | None = None, api: str | Non
             except BaseException:  # the stage of a dvc that was killed, say
                 end_orphans(run.id, root, tell)
                 raise
+    except BaseException as end:  # a signal may come at a moment when Prefect can't be told: the next build tells it
+        untold = not isinstance(end, Exception) and mine.run.flow_run is not None
+        raise
     finally:
         del _mine[root]
-        forget(run, root)
-        if mine.lock is not None:
-            os.close(mine.lock)
+        if not untold:  # else the record is there, and locked, until this process ends
+            forget(run, root)
+            if mine.lock is not None:
+                os.close(mine.lock)
 
 
 def dead_runs(root: Path) -> list[Run]:

@@ -39,12 +39,10 @@ def reap(root: Path, tell: Tell) -> None:
     root = root.resolve()
     for run in dead_runs(root):
         try:
-            known = _crash_recorded(run)
+            known = _crash_recorded(run, tell)
         except Exception as error:
             tell(f"Prefect was not told that the run {run.flow_run} is dead: {type(error).__name__}")
             known = False
-        if known:
-            tell(f"the run {run.flow_run} is dead: Prefect knows it now")
         if known or _is_old(run):
             forget(run, root)
     try:
@@ -54,19 +52,19 @@ def reap(root: Path, tell: Tell) -> None:
         tell(f"Prefect was not asked for runs that never began: {type(error).__name__}")
 
 
-def _crash_recorded(run: Run) -> bool:
+def _crash_recorded(run: Run, tell: Tell) -> bool:
     """Whether the server that has `run` knows now how it ended: this flow's server, or the one of its record."""
     with get_client(sync_client=True) as client:
-        if run.flow_run is None or _crash(client, UUID(run.flow_run)):
+        if run.flow_run is None or _crash(client, UUID(run.flow_run), tell):
             return True
     if run.api is None:
         return False
     # Without this one's key: it may be anybody's by now.
     with SyncPrefectClient(run.api, httpx_settings={"timeout": OTHER_SERVER_SECONDS}) as client:
-        return _crash(client, UUID(run.flow_run))
+        return _crash(client, UUID(run.flow_run), tell)
 
 
-def _crash(client: SyncPrefectClient, flow_run: UUID) -> bool:
+def _crash(client: SyncPrefectClient, flow_run: UUID, tell: Tell) -> bool:
     """Whether `client` has `flow_run`, which has an end now: that it had, or Crashed."""
     try:
         run = client.read_flow_run(flow_run)
@@ -75,6 +73,7 @@ def _crash(client: SyncPrefectClient, flow_run: UUID) -> bool:
     _crash_tasks(client, flow_run)
     if run.state is None or not run.state.is_final():
         client.set_flow_run_state(flow_run, Crashed(message="Its process died."), force=True)
+        tell(f"the run {flow_run} is dead: Prefect knows it now")
         if run.deployment_id:  # it could tell nobody itself
             tell_people("failure", f"the run {run.name} has died without a word", {"page": page_of(run)})
     return True

@@ -31,7 +31,7 @@ def end_with_worker() -> None:
 
 def _announce() -> None:
     """Leave a record of the run that this process is for, if a worker started it."""
-    mine = any("prefect" in word for word in sys.orig_argv)  # not a child of it, which has the same environment
+    mine = "prefect.engine" in sys.orig_argv  # others have the same environment: its children, the worker's hooks
     if mine and os.environ.get("PREFECT__WORKER_NAME") and (run := os.environ.get("PREFECT__FLOW_RUN_ID")):
         announce(Path(), partial(say, "build"), run)
 

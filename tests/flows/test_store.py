@@ -154,10 +154,10 @@ def test_what_breaks_off_is_busy_or_slow_ends_right(tmp_path, faulty):
     toy = make_clone(tmp_path / "toy", faulty.behind.url("dvc"), faulty.environment, {"numbers": []})
     faulty.faults = {"drop": 0.15, "busy": 0.15, "slow": 0.1}
 
-    first = toy.build(RETRY_AFTER="0.1")
+    first = toy.build(RETRY_AFTER="0.1", AWS_MAX_ATTEMPTS="4")
     toy.commit()
     fresh = toy.clone(tmp_path / "fresh")
-    second = fresh.build(RETRY_AFTER="0.1")
+    second = fresh.build(RETRY_AFTER="0.1", AWS_MAX_ATTEMPTS="4")
 
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == "1 stages: 1 restored\n"

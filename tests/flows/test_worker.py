@@ -18,7 +18,7 @@ from prefect.states import Cancelling, Pending
 from servers.prefect_server import end, is_gone, start_worker, wait_for
 
 from flows.lifetime import reaper
-from flows.lifetime.lease import STATE
+from flows.lifetime.lease import STATE, dead_runs
 
 # DVC 3.67 reads the graph through a deprecated property of pygtrie's.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -84,7 +84,7 @@ def test_a_cancelled_run_saves_what_it_has_and_ends_in_time(deployed):
 
     assert Path("saved/alone").exists()
     assert not Path("out/alone").exists()
-    assert list((deployed.toy.root / STATE / "runs").iterdir()) == []
+    assert dead_runs(deployed.toy.root)  # for the next build, which looks whether Prefect knows: here it does
     only_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
     tables = {artifact.key: artifact.data for artifact in deployed.client.read_artifacts(artifact_filter=only_run)}
     assert '"stage": "alone", "outcome": "not run"' in tables["build"]
