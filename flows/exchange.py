@@ -189,7 +189,7 @@ def _remote() -> Remote:
 
 @contextmanager
 def _few_attempts() -> Iterator[None]:
-    """Make a client that tries four times: s3fs tries most things five times as often, and the flow again after that."""
+    """Make a client that tries four times: s3fs tries most things five times more, and the flow again after that."""
     if "AWS_MAX_ATTEMPTS" in os.environ:
         yield
         return
