@@ -212,7 +212,7 @@ def test_the_build_runs_on_schedule_and_is_idle_the_second_time(toy):
 
     with toy.client() as client:
         deployment = client.read_deployment_by_name("build/rebuild").id
-        every = IntervalSchedule(interval=timedelta(seconds=7))
+        every = IntervalSchedule(interval=timedelta(seconds=20))
         [schedule] = client._client.post(
             f"/deployments/{deployment}/schedules",
             json=[DeploymentScheduleCreate(schedule=every, active=True).model_dump(mode="json", exclude_unset=True)],
