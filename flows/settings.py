@@ -16,7 +16,11 @@ class FlowSettings(StageParams):
     node_folder: Path = Field(
         Path("~/.cache/pedigree"), description="where `pedigree stage` keeps its clones, cache and scratch on a node"
     )
-    push_seconds: float = Field(60.0, ge=0, description="a stage that took longer is pushed as soon as it is done")
+    push_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="where the store isn't S3: a stage that took longer is pushed as soon as it is done (S3: every stage is)",
+    )
     webhook: SecretStr = Field(SecretStr(""), description="URL that failures and refusals are posted to, as JSON")
 
 
