@@ -19,7 +19,7 @@ class FlowSettings(StageParams):
     push_seconds: float = Field(
         60.0,
         ge=0,
-        description="where the store isn't S3: a stage that took longer is pushed as soon as it is done (S3: every stage is)",
+        description="a stage that took longer is pushed when it is done; to S3, every one is",
     )
     webhook: SecretStr = Field(SecretStr(""), description="URL that failures and refusals are posted to, as JSON")
 
