@@ -1,0 +1,152 @@
+"""The records of the executed stages, as they stand in a project.
+
+    records/<stage, with - for @>/<sha256 of the file's bytes>.json  ->  Record
+
+A file is an in-toto statement, or a DSSE envelope around one if it is signed.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from lineage.history import Build, Stage
+from stages.params import Refusal
+
+RECORDS = "records"
+KEYS = f"{RECORDS}/keys"
+MD5 = "dvcMd5"  # DVC's digest, as a digest of in-toto
+
+
+@dataclass(frozen=True)
+class Record:
+    """One attestation. `envelope` is None if it isn't signed; nothing here says that a signature is valid."""
+
+    path: str  # records/filter-papers/3a7c….json
+    data: bytes
+    statement: Mapping[str, Any]
+    envelope: Mapping[str, Any] | None = None
+
+    @property
+    def stage(self) -> str:
+        """The stage that was executed: filter@papers."""
+        return str(self.definition["externalParameters"]["stage"])
+
+    @property
+    def definition(self) -> Mapping[str, Any]:
+        """What was asked for: SLSA's buildDefinition."""
+        return self.statement["predicate"]["buildDefinition"]  # type: ignore[no-any-return]
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """What happened: SLSA's runDetails."""
+        return self.statement["predicate"]["runDetails"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def outs(self) -> dict[str, dict[str, str]]:
+        """The digests of what it wrote, by path: sha256 and dvcMd5."""
+        return {subject["name"]: dict(subject["digest"]) for subject in self.statement["subject"]}
+
+    @cached_property
+    def deps(self) -> dict[str, dict[str, str]]:
+        """The digests of what it read, by path; commit and lock are among them, as `git` and `requirements.lock`."""
+        return {dep["name"]: dict(dep.get("digest", {})) for dep in self.definition["resolvedDependencies"]}
+
+    @property
+    def began(self) -> str | None:
+        """When the stage began, ISO 8601; None if nobody saw it."""
+        return self.run["metadata"].get("startedOn")
+
+    @property
+    def finished(self) -> str | None:
+        """When the stage ended, ISO 8601; None if nobody saw it."""
+        return self.run["metadata"].get("finishedOn")
+
+    @property
+    def has_its_name(self) -> bool:
+        """Whether the file is named by the digest of its bytes, as it was when it was written."""
+        return Path(self.path).stem == sha256(self.data).hexdigest()
+
+
+def read_records(root: Path) -> list[Record]:
+    """Every record in `root`, by path.
+
+    Raises:
+        Refusal: if a file there is no record.
+    """
+    return [read_record(root, path) for path in sorted((root / RECORDS).glob("*/*.json")) if _is_record(path)]
+
+
+def records_of(root: Path, build: Build) -> dict[str, Record]:
+    """By stage, the record of its run in `build`: that command, these parameters, inputs and outs.
+
+    Of several, the one that ended last. A stage that has none is left out.
+    """
+    return fitting(read_records(root), build)
+
+
+def fitting(records: Iterable[Record], build: Build) -> dict[str, Record]:
+    """By stage, in the order of `build`, the newest of `records` that fits it."""
+    newest: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: record.finished or ""):
+        stage = build.stages.get(record.stage)
+        if stage and fits(record, stage):
+            newest[stage.name] = record
+    return {name: newest[name] for name in build.stages if name in newest}
+
+
+def fits(record: Record, stage: Stage) -> bool:
+    """Whether `record` is of a run of `stage` as it is: command, parameters, and DVC's digest of all it read, wrote."""
+    asked = record.definition["externalParameters"]
+    return (
+        asked["command"] == stage.command
+        and asked["params"] == stage.params
+        and all(record.deps.get(path, {}).get(MD5) == dep.md5 for path, dep in stage.deps.items())
+        and all(record.outs.get(path, {}).get(MD5) == out.md5 for path, out in stage.outs.items())
+    )
+
+
+def read_record(root: Path, path: Path) -> Record:
+    """The record in the file `path`.
+
+    Raises:
+        Refusal: if it is none.
+    """
+    data, name = path.read_bytes(), path.relative_to(root).as_posix()
+    try:
+        return parse_record(name, data)
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        raise Refusal(
+            f"{name} is not a record ({type(error).__name__}); restore it from git, or remove it and run "
+            "`pedigree attest`"
+        ) from None
+
+
+def parse_record(name: str, data: bytes) -> Record:
+    """The record whose file is called `name` and holds `data`.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: if it is none.
+    """
+    content = json.loads(data)
+    envelope = content if "payload" in content else None
+    statement = json.loads(base64.b64decode(content["payload"], validate=True)) if envelope else content
+    record = Record(name, data, statement, envelope)
+    # Asked for now: whoever reads a record later needs not be ready for one that is something else.
+    _ = record.stage, record.outs, record.deps, record.began, record.finished, record.definition["externalParameters"]
+    return record
+
+
+def folder_of(stage: str) -> str:
+    """Where the records of `stage` stand: records/filter-papers."""
+    return f"{RECORDS}/{stage.replace('@', '-').replace('/', '-')}"
+
+
+def _is_record(path: Path) -> bool:
+    """Whether it is called as a record is. Versions have records of their own (records/base/v1.0.0.json)."""
+    return len(path.stem) == 64 and path.parent.name != "keys"
