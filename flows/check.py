@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from flows.places.settings import read_places
@@ -32,6 +33,7 @@ def check_params() -> int:
         flow_settings,
         read_places,
         _no_strangers,
+        _takedown,
         load_mixture,
         *_source_checks(),
         *_stage_checks(),
@@ -60,6 +62,12 @@ def _section(model: str, section: str) -> None:
 
 def _download_section(source: str) -> None:
     _named("stages.download.download_params")(source)  # what a section may hold depends on its kind
+
+
+def _takedown() -> None:
+    """Refuse a takedown list that filter can't read; DVC says so if there is none."""
+    if Path("takedown.jsonl").exists():
+        _named("stages.takedown.read_takedown")()
 
 
 def _named(path: str) -> Any:

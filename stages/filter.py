@@ -5,7 +5,8 @@
 The rules and their published thresholds are those of Gopher (Rae et al. 2021, arXiv:2112.11446,
 appendix A1.1), C4 (Raffel et al. 2020, arXiv:1910.10683, section 2.2), FineWeb (Penedo et al. 2024,
 arXiv:2406.17557, section 3.6) and, for code, The Stack (Kocetkov et al. 2022, arXiv:2211.15533) and
-StarCoder (Li et al. 2023, arXiv:2305.06161). docs/rules.md defines the signals.
+StarCoder (Li et al. 2023, arXiv:2305.06161). docs/rules.md defines the signals. What takedown.jsonl names is
+dropped before any of them is asked.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from stages.documents import (
 )
 from stages.params import PARAMS_FILE, Refusal, StageParams, load_params
 from stages.process import map_shards, run
+from stages.takedown import RULE, TAKEDOWN, Takedown, read_takedown, taken_down
 
 DOCUMENTS = Path("data/extract")
 DECISIONS = Path("data/filter")
@@ -187,6 +189,17 @@ def decide(signals: pl.DataFrame, rules: list[Rule]) -> pl.DataFrame:
     return complete(decided.with_columns(keep=pl.col("rule").is_null()))
 
 
+def take_down(decisions: pl.DataFrame, hit: pl.Series | None) -> pl.DataFrame:
+    """`decisions`, but for each document that is `hit` only that it is taken down: no rule is asked of it."""
+    if hit is None:
+        return decisions
+    none = pl.lit(None, pl.Float64)
+    answers = {"keep": pl.lit(False), "rule": pl.lit(RULE), "value": none, "threshold": none}
+    return decisions.with_columns(
+        pl.when(hit).then(answer).otherwise(pl.col(name)).alias(name) for name, answer in answers.items()
+    )
+
+
 def complete(decisions: pl.DataFrame) -> pl.DataFrame:
     """`decisions` with the columns and types of DECISION_SCHEMA; what is absent is null."""
     absent = [name for name in DECISION_SCHEMA if name not in decisions.columns]
@@ -209,10 +222,10 @@ def read_signals(documents: Path, signals: Path, rules: list[Rule]) -> pl.DataFr
     return pl.concat([described, measured.drop("id")], how="horizontal")
 
 
-def filter_shard(shard: tuple[Path, Path], target: Path, params: FilterParams) -> Counter[str]:
+def filter_shard(shard: tuple[Path, Path], target: Path, params: FilterParams, takedown: Takedown) -> Counter[str]:
     """Write the decisions on shard (documents, signals); count its documents by rule ("" for kept)."""
     asked = rules(params)
-    decisions = decide(read_signals(*shard, asked), asked)
+    decisions = take_down(decide(read_signals(*shard, asked), asked), taken_down(shard[0], takedown))
     write_shard(target / shard_name("decisions", int(shard[0].stem.rpartition("-")[2])), decisions)
     return Counter(decisions["rule"].fill_null("").to_list())
 
@@ -230,6 +243,11 @@ def refuse_if_empty(source: str, counts: dict[str, Any]) -> None:
     if not counts["read"]:
         raise Refusal(f"{DOCUMENTS / source} has no documents to filter; mend sources.{source}.extract in params.yaml")
     rule, number = max(counts["dropped"].items(), key=lambda item: item[1])
+    if rule == RULE:
+        raise Refusal(
+            f"{TAKEDOWN} takes down {number} of all {counts['read']} documents of {source}, and none is left; "
+            f"take {source} out of params.yaml"
+        )
     raise Refusal(
         f"{PARAMS_FILE}: sources.{source}.filter drops all {counts['read']} documents of {source}, "
         f"{number} of them by {rule}; relax that rule or set it to null"
@@ -246,7 +264,8 @@ def main() -> None:
     shards = list(zip(shard_paths(folder, "documents"), shard_paths(folder, "signals"), strict=True))
     target = fresh_folder(DECISIONS / source)
     by_rule: Counter[str] = Counter()
-    for counted in map_shards(partial(filter_shard, target=target, params=params), shards, f"filter {source}"):
+    decide_shard = partial(filter_shard, target=target, params=params, takedown=read_takedown())
+    for counted in map_shards(decide_shard, shards, f"filter {source}"):
         by_rule += counted
     counts = counts_of(by_rule)
     assert counts["kept"] + sum(counts["dropped"].values()) == counts["read"]

@@ -14,7 +14,10 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-FILES = ("stages", "flows", "lineage", "pedigree.py", "dvc.yaml", ".dvcignore", ".gitignore", "requirements.lock")
+FILES = (
+    "stages", "flows", "lineage", "pedigree.py", "dvc.yaml", "takedown.jsonl", ".dvcignore", ".gitignore",
+    "requirements.lock",
+)  # fmt: skip
 
 NOUNS = "river stone garden letter winter engine market sailor window doctor forest bridge story candle harbour".split()
 VERBS = "crossed followed remembered carried painted measured forgot opened repaired watched".split()

@@ -46,7 +46,7 @@ from stages.params import Refusal
 
 BUILD_FILES = ("params.yaml", "dvc.lock")
 RECORDS = f"records/{ARTIFACT}/"
-WHAT_MAKES_A_BUILD = ("params.yaml", "dvc.yaml", "dvc.lock", "stages/")
+WHAT_MAKES_A_BUILD = ("params.yaml", "dvc.yaml", "dvc.lock", "takedown.jsonl", "stages/")
 ATTEMPTS = 5
 
 Outcome = Literal["published", "idle", "refused", "superseded"]

@@ -201,6 +201,7 @@ def web(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["filter", "web"])
         monkeypatch.setenv("PEDIGREE_WORKERS", "1")
         (tmp_path / "params.yaml").write_text(yaml.safe_dump({"sources": {"web": {"filter": params}}}))
+        (tmp_path / "takedown.jsonl").touch()
         folder = tmp_path / "data/extract/web"
         folder.mkdir(parents=True)
         for number, texts in enumerate(shards):
