@@ -25,6 +25,7 @@ import transformers
 from stages.documents import publish, read_manifest, source_folders, write_json
 from stages.params import Refusal, load_mixture, load_params, read_params
 from stages.pretrain import checkpoint
+from stages.pretrain.card import write_card
 from stages.pretrain.model import (
     count_parameters,
     flops_per_token,
@@ -190,7 +191,7 @@ def publish_weights(trainer: Trainer, folder: Path) -> None:
 
 
 def write_outs(trainer: Trainer, scratch: Path) -> None:
-    """Write the base model, the published checkpoints, metrics and curve."""
+    """Write the base model with its card, the published checkpoints, metrics and curve."""
     params = trainer.params
     base, published = Path("models/base"), Path("models/checkpoints")
     for folder in (base, published):
@@ -203,17 +204,16 @@ def write_outs(trainer: Trainer, scratch: Path) -> None:
     smoothed = smooth(trainer.losses)
     tokens = params.steps * params.tokens_per_step
     drawn = trainer.order.drawn(params.steps * params.samples_per_step)
-    write_json(
-        Path("metrics/pretrain.json"),
-        {
-            "parameters": count_parameters(trainer.model),
-            "tokens": tokens,
-            "steps": params.steps,
-            "loss": round(smoothed[-1], 4),
-            "flops": flops_per_token(trainer.model, trainer.config, params.sequence_length) * tokens,
-            "epochs": {name: round(count / trainer.order.windows[name], 4) for name, count in drawn.items()},
-        },
-    )
+    metrics = {
+        "parameters": count_parameters(trainer.model),
+        "tokens": tokens,
+        "steps": params.steps,
+        "loss": round(smoothed[-1], 4),
+        "flops": flops_per_token(trainer.model, trainer.config, params.sequence_length) * tokens,
+        "epochs": {name: round(count / trainer.order.windows[name], 4) for name, count in drawn.items()},
+    }
+    write_json(Path("metrics/pretrain.json"), metrics)
+    write_card(base, TOKENS, trainer.order, params, metrics)
     write_curve(trainer.losses, smoothed, params.tokens_per_step, Path("plots/loss.csv"))
     log.info("pretrain: %d tokens, loss %.3f, in %s", tokens, smoothed[-1], base)
 
