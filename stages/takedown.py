@@ -13,7 +13,6 @@ A line names documents by exactly one of: their id, their URL, how their URL beg
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,25 +72,24 @@ class Takedown:
         wanted = {"id": "id", "url": "meta", "url_prefix": "meta", "sha256": "text"}
         return sorted({wanted[entry.kind] for entry in self.entries})
 
-    def hits(self, documents: pl.DataFrame) -> pl.Series:
-        """Whether each document is meant; `documents` has at least `columns`."""
-        return documents.select(hit=pl.any_horizontal(pl.repeat(False, pl.len()), *self._questions(documents)))["hit"]
-
-    def _questions(self, documents: pl.DataFrame) -> Iterable[pl.Expr]:
+    @property
+    def hit(self) -> pl.Expr:
+        """Whether a document is meant: of `columns` of the documents."""
         url = pl.col("meta").str.json_path_match("$.url")
+        asked = [pl.lit(False)]
         if ids := self.named("id"):
-            yield pl.col("id").is_in(ids)
+            asked.append(pl.col("id").is_in(ids))
         if urls := self.named("url"):
-            yield url.is_in(urls).fill_null(False)
-        for prefix in self.named("url_prefix"):
-            yield url.str.starts_with(prefix).fill_null(False)
+            asked.append(url.is_in(urls))
+        asked += [url.str.starts_with(prefix) for prefix in self.named("url_prefix")]
         if digests := self.named("sha256"):
-            yield pl.lit(text_digests(documents["text"])).is_in(digests)
+            asked.append(pl.col("text").map_batches(text_digests, pl.String, is_elementwise=True).is_in(digests))
+        return pl.any_horizontal(asked).fill_null(False)
 
 
 def text_digests(texts: pl.Series) -> pl.Series:
     """The SHA-256 of each text, as 64 hexadecimal digits."""
-    return pl.Series([hashlib.sha256(text.encode()).hexdigest() for text in texts], dtype=pl.String)
+    return pl.Series(texts.name, [hashlib.sha256(text.encode()).hexdigest() for text in texts], dtype=pl.String)
 
 
 def read_takedown(path: Path = TAKEDOWN) -> Takedown:
@@ -137,4 +135,6 @@ def parse_entry(line: str, where: str) -> Entry:
 
 def taken_down(documents: Path, takedown: Takedown) -> pl.Series | None:
     """Whether each document of a shard is taken down; None if the list is empty, and nothing was read."""
-    return takedown.hits(read_shard(documents, takedown.columns)) if takedown.entries else None
+    if not takedown.entries:
+        return None
+    return read_shard(documents, takedown.columns).select(hit=takedown.hit)["hit"]
