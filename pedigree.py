@@ -97,6 +97,22 @@ def summary(json: Json = False) -> None:
 
 
 @app.command()
+def why(
+    query: Annotated[str | None, typer.Argument(help="An id, an origin, a URL, or a text; - reads a text.")] = None,
+    text: Annotated[Path | None, typer.Option("--text", help="A file with the text.")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="A commit, tag or branch; default: this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Say why a document is in the model, or why it isn't: its whole way, with every decision on it.
+
+    Example: pedigree why django/apps/config.py
+    """
+    from lineage.why.show import print_why, read_text
+
+    print_why(query, read_text(query, text), at, as_json=json)
+
+
+@app.command()
 def draw(folder: Annotated[Path, typer.Argument(help="Where to.")] = Path("docs/pictures")) -> None:
     """Draw the build as SVG: its stages, the loss of its training, its bits per byte.
 
@@ -106,6 +122,20 @@ def draw(folder: Annotated[Path, typer.Argument(help="Where to.")] = Path("docs/
 
     for path in write_pictures(folder):
         print(path)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option("--out", help="The folder, a new one or that of a report.")] = Path("report"),
+    at: Annotated[str | None, typer.Option("--at", help="A commit, tag or branch; default: what stands here.")] = None,
+) -> None:
+    """Write the review site: a folder of pages on the build, its versions and its documents that opens from disk.
+
+    Example: pedigree report --out review
+    """
+    from lineage.report import write_report
+
+    print(write_report(Path(), out, at))
 
 
 @app.command()

@@ -1,0 +1,92 @@
+"""What a build trained on: its token shards as one stream for each source, and the plan of its steps.
+
+dvc.lock and the manifests of data/tokenize  ->  where each shard begins in the stream, and a Plan (lineage.steps)
+
+Parameters are those of dvc.lock: with them the stage ran, whatever params.yaml has become since.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from lineage.checkout import files_of
+from lineage.documents import TOKENIZE, sources
+from lineage.history import LOCK, Build
+from lineage.steps import Plan
+from stages.documents import read_manifest
+from stages.order import Order, count_windows
+from stages.params import PARAMS_FILE, Refusal, parse_params, source_names
+from stages.pretrain.params import PretrainParams
+
+PRETRAIN, CHECKPOINTS = "pretrain", "models/checkpoints"
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """The tokens of a shard: [begin, end) of the stream of the source."""
+
+    number: int
+    begin: int
+    end: int
+
+
+def plan_of(root: Path, build: Build, folder: Path) -> Plan:
+    """What `build`, whose files are laid out in `folder`, trained on.
+
+    Raises:
+        Refusal: if it has no model yet, or the order of its sources isn't known any more.
+    """
+    stage = build.stages.get(PRETRAIN)
+    if stage is None or not sources(folder, TOKENIZE):
+        raise Refusal(f"{LOCK} of {build.title} has no pretrain stage: nothing was trained; run `dvc repro`")
+    params = parse_params(PretrainParams, stage.params.get(PRETRAIN), f"{LOCK} of {build.title}: {PRETRAIN}")
+    mixture = mixture_of(build, stage.params.get("mixture"), folder)
+    windows = {name: count_windows(stream_of(folder, name)[-1].end, params.sequence_length) for name in mixture}
+    return Plan(
+        Order(params.seed, params.block_samples, windows, mixture),
+        params.sequence_length,
+        params.samples_per_step,
+        params.steps,
+        params.objective == "causal",
+        checkpoints_of(root, build, params),
+    )
+
+
+def mixture_of(build: Build, weights: Any, folder: Path) -> dict[str, float]:
+    """The share of each source, in the order in which training took them: that of params.yaml.
+
+    Raises:
+        Refusal: if params.yaml isn't that of the build any more.
+    """
+    if not isinstance(weights, Mapping):
+        raise Refusal(f"{LOCK} of {build.title} has no mixture: its sample order is unknown")
+    names = [name for name in source_names(folder / PARAMS_FILE) if name in weights]
+    if set(names) != set(weights) or not set(names) <= set(sources(folder, TOKENIZE)):
+        raise Refusal(
+            f"{PARAMS_FILE} hasn't the sources that {LOCK} of {build.title} was trained on ({', '.join(weights)}); "
+            f"run `dvc repro`, or ask for a commit: --at HEAD"
+        )
+    total = sum(weights.values())
+    return {name: weights[name] / total for name in names}
+
+
+def stream_of(folder: Path, source: str) -> list[TokenShard]:
+    """The shards of the token stream of `source`, in order."""
+    manifest = read_manifest(folder / TOKENIZE / source)
+    sizes = [entry["bytes"] for entry in manifest["shards"] if entry["path"].endswith(".bin")]
+    tokens = manifest["counts"]["tokens"]
+    width = sum(sizes) // max(tokens, 1) or 1  # bytes of a token: the same in all shards
+    ends = list(accumulate(size // width for size in sizes))
+    return [TokenShard(number, begin, end) for number, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))]
+
+
+def checkpoints_of(root: Path, build: Build, params: PretrainParams) -> tuple[int, ...]:
+    """The steps after which `build` published weights, besides its base model."""
+    out = build.outs.get(CHECKPOINTS)
+    files = files_of(root, out) if out else None
+    if files is None:  # the list of its files is not in the cache, so: as the trainer publishes them
+        every = params.checkpoint_steps
+        return tuple(range(every, params.steps + 1, every)) if every and out else ()
+    return tuple(sorted({int(path.split("/")[0].rpartition("-")[2]) for path in files if path.startswith("step-")}))

@@ -1,0 +1,1 @@
+"""Why a document is in a model, or isn't: `pedigree why`."""
