@@ -22,6 +22,14 @@ class FlowSettings(StageParams):
         description="a stage that took longer is pushed when it is done; to S3, every one is",
     )
     webhook: SecretStr = Field(SecretStr(""), description="URL that failures and refusals are posted to, as JSON")
+    signing_key: SecretStr = Field(
+        SecretStr(""),
+        description="ed25519 key that records are signed with: PEM, or its 32 bytes in base64 (docs/attestations.md)",
+    )
+    model_signing_key: SecretStr = Field(
+        SecretStr(""),
+        description="elliptic-curve key (P-256, P-384 or P-521) that published models are signed with, PEM",
+    )
 
 
 def flow_settings() -> FlowSettings:

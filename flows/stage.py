@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
 import psutil  # type: ignore[import-untyped]
 
+from flows.seen import Seen, seen_of
 from stages.params import Refusal
 
 Tell = Callable[[str], None]
@@ -28,8 +30,10 @@ GRACE_SECONDS = 20.0  # Prefect gives a cancelled flow 30
 # What dvc itself says, and the flow says shorter, if at all.
 _OF_DVC = re.compile(
     r"Running stage |> |Updating lock file|Generating lock file|Use `dvc push`|Data and pipelines|ERROR: failed to|"
-    r"To track the changes|\tgit add|To enable auto staging|\tdvc config"
+    r"To track the changes|\tgit add|To enable auto staging|\tdvc config|peak memory of the largest process: "
 )
+_PEAK = re.compile(r"peak memory of the largest process: (\d+) bytes\n$")  # flows/lifetime/child.py
+_KEYS = ("PEDIGREE_FLOW_SIGNING_KEY", "PEDIGREE_FLOW_MODEL_SIGNING_KEY")  # not for what they vouch for
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)$")
 _LOCKED = ("Unable to acquire lock", "it is being blocked by")
 
@@ -67,6 +71,7 @@ class Ended:
     seconds: float = 0.0
     reason: str = ""
     refused: bool = False  # it failed by what a user, a file or a parameter caused
+    seen: Seen | None = None  # if it ran, of the run
 
 
 class Children:
@@ -90,14 +95,16 @@ class Children:
             StageRefused, StageFailed, ComeAgain: why it isn't.
             Stopped: if `stop` was called.
         """
-        begin, log = time.monotonic(), log or log_path(stage, root)
+        begin, began, log = time.monotonic(), datetime.now(UTC), log or log_path(stage, root)
         command = ["store", "restore"] if pull else ["--wait-for-lock", "repro", "--single-item"]
         options = ["--no-push"] if pull and not push else []
         with self._dvc([*command, stage, *options], root, log) as child:
             follow(child, log, tell)
         output = end_of(log)
         if not child.returncode:
-            return Ended(stage, _outcome(stage, output), time.monotonic() - begin)
+            outcome = _outcome(stage, output)
+            seen = seen_of(began, _peak(output)) if outcome == "ran" else None
+            return Ended(stage, outcome, time.monotonic() - begin, seen=seen)
         if self.stopping:
             raise Stopped(f"{stage}: stopped")
         raise _of_store(child.returncode, output) or why_failed(stage, output, log)
@@ -178,7 +185,7 @@ def start_dvc(arguments: list[str], root: Path, log: Path) -> "subprocess.Popen[
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     program = [sys.executable, "-P", str(Path(__file__).with_name("lifetime") / "child.py"), str(os.getpid())]
-    environment = os.environ | {
+    environment = {name: value for name, value in os.environ.items() if name not in _KEYS} | {
         # A stage's command says `python`, which must be this one.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
@@ -255,6 +262,11 @@ def _outcome(stage: str, output: str) -> str:
     if f"Stage '{stage}' didn't change, skipping" in output:
         return "cached"
     return "restored" if f"Stage '{stage}' is cached - skipping run" in output else "ran"
+
+
+def _peak(output: str) -> int | None:
+    found = _PEAK.search(output)
+    return int(found[1]) if found else None
 
 
 def _below(pid: int) -> list[psutil.Process]:

@@ -63,6 +63,10 @@ class Work:
         self._stop = Event()
         self._store = Store(root, self._children, push)
         self._errands = Errands(root, self._children, self._stop)
+        if flow_settings().signing_key:
+            from flows.attest import signing_key
+
+            signing_key()  # refuses a wrong one before anything runs
 
     @property
     def up_to_date(self) -> bool:
@@ -90,6 +94,10 @@ class Work:
         self._store.take(ended, partial(say, stage.name))
         if ended.outcome != "cached":
             keep_lock(self.root, self.root / STATE)
+        if ended.seen:
+            from flows.attest import leave_record  # not at the top: a build with nothing to do doesn't need it
+
+            leave_record(self.root, ended, tell)
         tell(ended.outcome if ended.outcome == "cached" else f"{ended.outcome} in {ended.seconds:.1f} s")
         return ended
 

@@ -9,14 +9,17 @@ one. So a SIGTERM is handed on to the stage, and dvc goes on waiting for it and 
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import psutil  # type: ignore[import-untyped]
 
 PR_SET_PDEATHSIG = 1
+PEAK = "peak memory of the largest process: {} bytes"  # flows/stage.py reads it
 
 
 def main() -> None:
@@ -31,10 +34,21 @@ def main() -> None:
         sys.path.insert(0, str(Path(__file__).parents[2]))
         from flows.exchange import main as exchange
 
-        sys.exit(exchange(arguments[1:]))
+        end(exchange(arguments[1:]))
     from dvc.cli import main as dvc  # only now: its import takes longer than a flow may live
 
-    sys.exit(dvc(arguments))
+    end(dvc(arguments))
+
+
+def end(code: int) -> NoReturn:
+    """End with `code`; if all is well, the last line says how much memory the stage took.
+
+    That of the largest process below this one, as the kernel counts it for those that have ended.
+    """
+    if not code:
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        print(PEAK.format(peak if sys.platform == "darwin" else peak * 1024), flush=True)
+    sys.exit(code)
 
 
 def die_with(flow: int) -> None:

@@ -108,6 +108,12 @@ def building(root: Path, tell: Tell, flow_run: str | None = None, api: str | Non
                 os.close(mine.lock)
 
 
+def flow_run(root: Path) -> str | None:
+    """The Prefect run of the build that this process does at `root`; None if there is none."""
+    mine = _mine.get(root.resolve())
+    return mine.run.flow_run if mine else None
+
+
 def dead_runs(root: Path) -> list[Run]:
     """The records of builds at `root` whose process has died without removing them."""
     return [run for path in sorted(_records(root).glob("*.json")) if (run := _if_dead(path))]

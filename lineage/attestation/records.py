@@ -21,6 +21,7 @@ from stages.params import Refusal
 RECORDS = "records"
 KEYS = f"{RECORDS}/keys"
 MD5 = "dvcMd5"  # DVC's digest, as a digest of in-toto
+SEEN, AFTERWARDS = "urn:pedigree:flow:v1", "urn:pedigree:attest:v1"  # who says so: who ran it, or who came later
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,12 @@ class Record:
 
     @cached_property
     def outs(self) -> dict[str, dict[str, str]]:
-        """The digests of what it wrote, by path: sha256 and dvcMd5."""
+        """The digests of its outs, by path: sha256 and dvcMd5."""
+        return {subject["name"]: dict(subject["digest"]) for subject in self.statement["subject"] if not _part(subject)}
+
+    @cached_property
+    def pieces(self) -> dict[str, dict[str, str]]:
+        """The same of its outs and of those folders in them that can be read alone (data/dedup/papers)."""
         return {subject["name"]: dict(subject["digest"]) for subject in self.statement["subject"]}
 
     @cached_property
@@ -60,17 +66,22 @@ class Record:
     @property
     def began(self) -> str | None:
         """When the stage began, ISO 8601; None if nobody saw it."""
-        return self.run["metadata"].get("startedOn")
+        return _text(self.run["metadata"].get("startedOn"))
 
     @property
     def finished(self) -> str | None:
         """When the stage ended, ISO 8601; None if nobody saw it."""
-        return self.run["metadata"].get("finishedOn")
+        return _text(self.run["metadata"].get("finishedOn"))
 
     @property
     def has_its_name(self) -> bool:
         """Whether the file is named by the digest of its bytes, as it was when it was written."""
         return Path(self.path).stem == sha256(self.data).hexdigest()
+
+    @property
+    def seen(self) -> bool:
+        """Whether who wrote it saw the stage run; else it was written later, from dvc.lock."""
+        return bool(self.run["builder"]["id"] == SEEN)
 
 
 def read_records(root: Path) -> list[Record]:
@@ -105,10 +116,16 @@ def fits(record: Record, stage: Stage) -> bool:
     asked = record.definition["externalParameters"]
     return (
         asked["command"] == stage.command
-        and asked["params"] == stage.params
+        and asked["params"] == plain(stage.params)
         and all(record.deps.get(path, {}).get(MD5) == dep.md5 for path, dep in stage.deps.items())
         and all(record.outs.get(path, {}).get(MD5) == out.md5 for path, out in stage.outs.items())
     )
+
+
+def plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` as JSON gives them back."""
+    found: dict[str, Any] = json.loads(json.dumps(params, default=str))
+    return found
 
 
 def read_record(root: Path, path: Path) -> Record:
@@ -142,9 +159,18 @@ def parse_record(name: str, data: bytes) -> Record:
     return record
 
 
-def folder_of(stage: str) -> str:
-    """Where the records of `stage` stand: records/filter-papers."""
-    return f"{RECORDS}/{stage.replace('@', '-').replace('/', '-')}"
+def content_path(stage: str, data: bytes) -> str:
+    """Where a record of `stage` whose file holds `data` stands: records/filter-papers/3a7c….json."""
+    return f"{RECORDS}/{stage.replace('@', '-').replace('/', '-')}/{sha256(data).hexdigest()}.json"
+
+
+def _part(described: Mapping[str, Any]) -> str | None:
+    """The out that holds what is described, if it is only a part of one."""
+    return (described.get("annotations") or {}).get("partOf")
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _is_record(path: Path) -> bool:
