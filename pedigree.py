@@ -160,6 +160,29 @@ def verify(
 
 
 @app.command()
+def takedown(
+    file: Annotated[Path, typer.Argument(help="Ids, URLs, prefixes (https://…/*), sha256:… of texts; - for stdin.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Add them to takedown.jsonl, for the next build.")] = False,
+    copies: Annotated[bool, typer.Option("--copies", help="Ask for their duplicates, too.")] = False,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why; --apply writes it down.")] = None,
+    json: Json = False,
+) -> None:
+    """Say which builds and checkpoints have documents that must go, which are clean, and what a build without costs.
+
+    Example: pedigree takedown asked.txt --apply --reason "asked for by the author"
+    """
+    from flows.takedown import take_down
+    from lineage.takedown.question import read_question
+    from lineage.takedown.show import print_answer
+
+    stdin = sys.stdin.read() if str(file) == "-" else None
+    found = print_answer(read_question(file, stdin), copies, as_json=json)
+    if apply:
+        added = take_down(found.question.entries, reason=reason)
+        print(f"{added} lines added to takedown.jsonl; commit it, then `pedigree run`", file=sys.stderr)
+
+
+@app.command()
 def sweep(
     values: Annotated[list[str], typer.Argument(help="What to try: NAME=VALUE,VALUE for each parameter.")],
     at_once: Annotated[int, typer.Option("--at-once", min=1, help="Experiments side by side.")] = 1,

@@ -1,0 +1,161 @@
+"""The answer to a takedown, for people and for programs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lineage.summary import UNKNOWN, plain
+from lineage.takedown.answer import Answer, InBuild, InCheckpoint, answer
+from stages.takedown import TAKEDOWN, Entry, Takedown
+
+FEW = 10  # copies and ids that are shown; --json has all
+
+
+def print_answer(question: Takedown, with_copies: bool = False, as_json: bool = False, root: Path = Path()) -> Answer:
+    """Write the answer to `question` to stdout; return it."""
+    found = answer(root, question, with_copies)
+    if as_json:
+        print(json.dumps(to_json(found), indent=2, ensure_ascii=False))
+    else:
+        show(found, Console(markup=False, emoji=False, highlight=False))
+    return found
+
+
+def show(found: Answer, console: Console) -> None:
+    """Write `found` to `console`, for people."""
+    console.print(f"{found.documents:,} documents are asked for and found in {len(found.builds)} builds\n")
+    if any(each.sources for each in found.builds):
+        console.print(_datasets(found))
+    if any(each.checkpoints and each.status == "has" for each in found.builds):
+        console.print(_checkpoints(found))
+    for sentence in sentences(found):
+        console.print(plain(sentence), soft_wrap=True)
+
+
+def sentences(found: Answer) -> Iterator[str]:
+    """What is to be known beside the tables."""
+    clean = [each for each in found.builds if each.status == "clean"]
+    if clean:
+        yield f"Clean, whole: {', '.join(each.build.title for each in clean)}."
+    yield _newest_clean(found)
+    if found.copies:
+        first = ", ".join(f"{copy.id} ({copy.source})" for copy in found.copies[:FEW])
+        yield (
+            f"{len(found.copies)} duplicates of them are not asked for, and one may take their place: {first}"
+            f"{', …' if len(found.copies) > FEW else ''}. --copies asks for them, too."
+        )
+    if found.unmatched:
+        ids = ", ".join(entry.value for entry in found.unmatched[:FEW])
+        yield f"No build that could be read has {ids}{', …' if len(found.unmatched) > FEW else ''}."
+    for each in found.builds:
+        for sentence in each.unknown:
+            yield f"Unknown of {each.build.title}: {sentence}."
+    if found.is_shallow:
+        yield "This clone is shallow: older builds are not known here; `git fetch --unshallow --tags` brings them."
+    yield from _cost(found)
+
+
+def _newest_clean(found: Answer) -> str:
+    if found.newest_clean is None:
+        return "No checkpoint of a build that could be read is clean of all of them."
+    newest, checkpoint = found.newest_clean
+    return f"Newest checkpoint that is clean of all of them: {_name(newest, checkpoint)} of {newest.build.title}."
+
+
+def _cost(found: Answer) -> Iterator[str]:
+    if found.cost is None:
+        return
+    known = [seconds for seconds in found.cost.stages.values() if seconds is not None]
+    unknown = [name for name, seconds in found.cost.stages.items() if seconds is None]
+    took = f"{sum(known):,.0f} s last time" if known else "for a time that no record tells"
+    besides = f" (and {', '.join(unknown)}: unknown)" if known and unknown else ""
+    again = f", {found.cost.tokens:,} tokens to train on" if found.cost.tokens else ""
+    yield (
+        f"A build without them runs {len(found.cost.stages)} stages again at most, {took}{besides}{again}: "
+        f"{', '.join(found.cost.stages)}."
+    )
+
+
+def _datasets(found: Answer) -> Table:
+    table = _table("Datasets that have them", ("build", "source", "documents", "tokens", "of the source's"))
+    for each in found.builds:
+        for source in each.sources:
+            fates = ", ".join(f"{count:,} {fate}" for fate, count in sorted(source.fates.items()))
+            share = f"{source.tokens / source.of:.3%}" if source.of else UNKNOWN
+            table.add_row(*map(plain, (_title(each), source.name, fates or UNKNOWN, f"{source.tokens:,}", share)))
+    return table
+
+
+def _checkpoints(found: Answer) -> Table:
+    table = _table("Checkpoints", ("build", "checkpoint", "windows with them", "target tokens of them", "of all"))
+    for each in found.builds:
+        for checkpoint in each.checkpoints:
+            if checkpoint.of:
+                share = "clean" if checkpoint.is_clean else f"{checkpoint.tokens / checkpoint.of:.4%}"
+                counts = f"{checkpoint.samples:,}", f"{checkpoint.tokens:,}"
+                table.add_row(*map(plain, (_title(each), _name(each, checkpoint), *counts, share)))
+    return table
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 3 else "right", overflow="fold")
+    return table
+
+
+def _title(found: InBuild) -> str:
+    return f"{found.build.title} ({found.build.date[:10]})" if found.build.date else found.build.title
+
+
+def _name(found: InBuild, checkpoint: InCheckpoint) -> str:
+    if checkpoint.step is None or checkpoint is found.checkpoints[-1]:
+        return "models/base"
+    return f"step-{checkpoint.step:08d}"
+
+
+def to_json(found: Answer) -> dict[str, Any]:
+    """The answer as plain values."""
+    newest = found.newest_clean
+    return {
+        "question": [_entry(entry) for entry in found.question.entries],
+        "documents": found.documents,
+        "builds": [_build(each) for each in found.builds],
+        "newest_clean": newest and {"build": newest[0].build.title, "commit": newest[0].build.commit,
+                                    "checkpoint": _name(*newest), "step": newest[1].step},
+        "copies": [vars(copy) for copy in found.copies],
+        "unmatched": [_entry(entry) for entry in found.unmatched],
+        "rebuild": found.cost and {"stages": found.cost.stages, "tokens": found.cost.tokens},
+        "shallow": found.is_shallow,
+        "list": str(TAKEDOWN),
+    }  # fmt: skip
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return entry.model_dump(exclude_none=True)
+
+
+def _build(found: InBuild) -> dict[str, Any]:
+    build = found.build
+    return {
+        "build": build.title,
+        "commit": build.commit,
+        "date": build.date,
+        "names": list(build.names),
+        "status": found.status,
+        "first_step": found.first_step,
+        "sources": [
+            {"source": each.name, "documents": each.fates, "tokens": each.tokens, "of": each.of}
+            for each in found.sources
+        ],
+        "checkpoints": [
+            {"checkpoint": _name(found, each), "step": each.step, "windows": each.samples, "tokens": each.tokens,
+             "of": each.of, "clean": each.is_clean}
+            for each in found.checkpoints
+        ],
+        "unknown": list(found.unknown),
+    }  # fmt: skip
