@@ -113,6 +113,30 @@ def why(
 
 
 @app.command()
+def trace(
+    step: Annotated[int | None, typer.Option("--step", min=1, help="The documents of this step.")] = None,
+    steps: Annotated[str | None, typer.Option("--steps", help="The documents of the steps FIRST:LAST.")] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="All that a checkpoint has seen.")] = None,
+    document: Annotated[str | None, typer.Option("--document", help="The steps of a document: id or origin.")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="A commit, tag or branch; default: this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Say which documents were trained on in which steps, or in which steps a document was.
+
+    Example: pedigree trace --checkpoint step-00000400
+    """
+    from lineage.trace.show import print_document, print_steps
+    from stages.params import Refusal
+
+    if sum(each is not None for each in (step, steps, checkpoint, document)) != 1:
+        raise Refusal("give one of --step N, --steps FIRST:LAST, --checkpoint NAME, --document ID")
+    if document is not None:
+        print_document(document, at, as_json=json)
+    else:
+        print_steps(step, steps, checkpoint, at, as_json=json)
+
+
+@app.command()
 def draw(folder: Annotated[Path, typer.Argument(help="Where to.")] = Path("docs/pictures")) -> None:
     """Draw the build as SVG: its stages, the loss of its training, its bits per byte.
 

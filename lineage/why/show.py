@@ -150,7 +150,7 @@ def training(way: Way) -> Iterable[tuple[str, str]]:
     trained = way.trained
     assert trained is not None
     if not trained.windows:
-        yield "windows", "none: its tokens come after the last whole window of its source"
+        yield "windows", f"none: its tokens come after the last whole window of {way.source}"
         return
     last = trained.first_window + trained.windows - 1
     yield "windows", f"{trained.windows:,}: {trained.first_window:,} to {last:,} of {way.source}, counted from 0"
@@ -158,7 +158,8 @@ def training(way: Way) -> Iterable[tuple[str, str]]:
     if not steps:
         yield "trained on", "never: training ended before any of its windows was drawn"
         return
-    yield "trained on", f"in {len(steps):,} steps of {max(trained.epochs):,} epochs: {shortened(steps)}"
+    samples = f"{counted(len(trained.steps), 'sample')} of {counted(len(set(trained.epochs)), 'epoch')}"
+    yield "trained on", f"in {counted(len(steps), 'step')} ({samples}): {shortened(steps)}"
     yield "first seen", f"by checkpoint {trained.first_checkpoint}"
 
 
@@ -191,6 +192,11 @@ def alike(answer: Answer) -> Table:
 def line(out: Console, name: str, value: str) -> None:
     """Write a name and its value."""
     out.print(f"  {name:<11} {plain(value)}", soft_wrap=True)
+
+
+def counted(count: int, what: str) -> str:
+    """1 step, 2 steps."""
+    return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
 def shortened(steps: list[int]) -> str:

@@ -1,0 +1,1 @@
+"""Which documents were trained on when: `pedigree trace`."""
