@@ -185,7 +185,7 @@ def find_depths(boxes: Sequence[Box], arrows: Sequence[tuple[str, str]]) -> dict
     return depths
 
 
-BOX_WIDTH, BOX_HEIGHT, GAP, ROW_GAP, STACK, LANE = 98, 54, 28, 44, 8, 16
+BOX_WIDTH, BOX_HEIGHT, NOTE, GAP, ROW_GAP, STACK, LANE = 98, 54, 14, 28, 44, 8, 16
 HEAD = {"right": (-1, 0), "up": (0, 1), "down": (0, -1)}  # where an arrow comes from
 
 
@@ -216,8 +216,13 @@ def find_lanes(arrows: Sequence[tuple[str, str]], depths: Mapping[str, int]) -> 
     return lanes
 
 
-def draw_dag(boxes: Sequence[Box], sources: Sequence[str]) -> str:
-    """The picture of the stages, from left to right; a stack is a stage for each of `sources`."""
+def draw_dag(boxes: Sequence[Box], sources: Sequence[str], notes: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The picture of the stages, from left to right; a stack is a stage for each of `sources`.
+
+    `notes` are lines of small type to stand in the boxes, by the name of the stage.
+    """
+    notes = notes or {}
+    box_height = BOX_HEIGHT + NOTE * max((len(notes.get(box.name, ())) for box in boxes), default=0)
     arrows = find_arrows(boxes)
     depths = find_depths(boxes, arrows)
     lanes = find_lanes(arrows, depths)
@@ -227,16 +232,20 @@ def draw_dag(boxes: Sequence[Box], sources: Sequence[str]) -> str:
     places: dict[str, Point] = {}
     for box in boxes:
         column = columns.setdefault(depths[box.name], [])
-        places[box.name] = (20 + depths[box.name] * (BOX_WIDTH + GAP), top + len(column) * (BOX_HEIGHT + ROW_GAP))
+        places[box.name] = (20 + depths[box.name] * (BOX_WIDTH + GAP), top + len(column) * (box_height + ROW_GAP))
         column.append(box.name)
-    bottom = max(y for _, y in places.values()) + BOX_HEIGHT
+    bottom = max(y for _, y in places.values()) + box_height
     width = max(max(x for x, _ in places.values()) + BOX_WIDTH + STACK + 20, 480)
     height = bottom + LANE * below + 56
     stacked = {box.name for box in boxes if box.for_each}
-    parts = [part for lane in lanes for part in _draw_lane(lane, lanes, places, stacked, (top, bottom))]
+    parts = [part for lane in lanes for part in _draw_lane(lane, lanes, places, stacked, (top, bottom, box_height))]
     near = [(before, after) for before, after in arrows if depths[after] - depths[before] == 1]
-    parts += [part for before, after in near for part in _draw_arrow(places[before], places[after], before in stacked)]
-    parts += [part for box in boxes for part in _draw_box(box, places[box.name])]
+    parts += [
+        part
+        for before, after in near
+        for part in _draw_arrow(places[before], places[after], before in stacked, box_height)
+    ]
+    parts += [part for box in boxes for part in _draw_box(box, places[box.name], box_height, notes.get(box.name, ()))]
     if stacked:
         names = f"for each of {len(sources)} sources: {', '.join(sources)}"
         parts += _frames(22, height - 26, 20, 12, stack=4)
@@ -244,14 +253,18 @@ def draw_dag(boxes: Sequence[Box], sources: Sequence[str]) -> str:
     return card(width, height, "The stages, and what flows between them", parts)
 
 
-def _draw_box(box: Box, place: Point) -> list[str]:
+def _draw_box(box: Box, place: Point, height: float, notes: Sequence[str]) -> list[str]:
     x, y = place
     made = box.outs[0].split("/${")[0] if box.outs else ""
     made = made if len(made) < 17 else made.rpartition("/")[2]
     return [
-        *_frames(x, y, BOX_WIDTH, BOX_HEIGHT, STACK if box.for_each else 0),
+        *_frames(x, y, BOX_WIDTH, height, STACK if box.for_each else 0),
         label(x + BOX_WIDTH / 2, y + 24, box.name, 14, most=12, text_anchor="middle", font_weight="bold"),
         label(x + BOX_WIDTH / 2, y + 42, made, 11, most=16, text_anchor="middle", fill=MUTED),
+        *(
+            label(x + BOX_WIDTH / 2, y + 45 + NOTE * line, note, 11, most=16, text_anchor="middle", fill=MUTED)
+            for line, note in enumerate(notes, start=1)
+        ),
     ]
 
 
@@ -262,27 +275,27 @@ def _frames(x: float, y: float, width: float, height: float, stack: float) -> li
     return [shape("rect", x=x + each, y=y - each, width=width, height=height, **style) for each in offsets]
 
 
-def _draw_arrow(start: Point, end: Point, is_stacked: bool) -> list[str]:
+def _draw_arrow(start: Point, end: Point, is_stacked: bool, height: float) -> list[str]:
     """From the right side of a box to the left side of one in the next column."""
-    x, y = start[0] + BOX_WIDTH + (STACK if is_stacked else 0), start[1] + BOX_HEIGHT / 2
-    to_x, to_y = end[0] - 1, end[1] + BOX_HEIGHT / 2
+    x, y = start[0] + BOX_WIDTH + (STACK if is_stacked else 0), start[1] + height / 2
+    to_x, to_y = end[0] - 1, end[1] + height / 2
     return [line([(x, y), (to_x - 5, to_y)], MUTED, 1.6), _head(to_x, to_y, "right", MUTED)]
 
 
 def _draw_lane(
-    lane: Lane, lanes: Sequence[Lane], places: Mapping[str, Point], stacked: set[str], edges: tuple[float, float]
+    lane: Lane, lanes: Sequence[Lane], places: Mapping[str, Point], stacked: set[str], edges: tuple[float, float, float]
 ) -> list[str]:
-    """From its origin to each of its targets; `edges` are the top and the bottom of all boxes."""
-    top, bottom = edges
+    """From its origin to each of its targets; `edges`: top and bottom of all boxes, the height of one."""
+    top, bottom, height = edges
     y = bottom + LANE * (lane.level + 1) if lane.is_below else top - STACK - LANE * (lane.level + 1)
     start = _port(lane, lane.origin, lanes, places)
-    origin_y = places[lane.origin][1] + BOX_HEIGHT / 2  # behind the box
+    origin_y = places[lane.origin][1] + height / 2  # behind the box
     last = max(_port(lane, name, lanes, places) for name in lane.targets)
     strokes: list[list[Point]] = [[(start, origin_y), (start, y), (last, y)]]
     heads = []
     for name in lane.targets:
         x, target_y = _port(lane, name, lanes, places), places[name][1]
-        tip = target_y + BOX_HEIGHT + 1 if lane.is_below else target_y - (STACK if name in stacked else 0) - 1
+        tip = target_y + height + 1 if lane.is_below else target_y - (STACK if name in stacked else 0) - 1
         strokes.append([(x, y), (x, tip + (5 if lane.is_below else -5))])
         heads.append(_head(x, tip, "up" if lane.is_below else "down", lane.colour))
     # A white seam first, so that lines which cross don't seem to meet.
