@@ -149,6 +149,24 @@ def draw(folder: Annotated[Path, typer.Argument(help="Where to.")] = Path("docs/
 
 
 @app.command()
+def export(
+    kind: Annotated[
+        str, typer.Argument(help="openlineage, cyclonedx, croissant, dataset-card, eu-summary or all.", metavar="KIND")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write to.")] = Path("exports"),
+    at: Annotated[str | None, typer.Option("--at", help="A commit, tag or branch; default: this folder.")] = None,
+) -> None:
+    """Describe the build for the tools of others: events, bill of materials, data set, cards (docs/exports.md).
+
+    Example: pedigree export all --out exports
+    """
+    from lineage.export.write import export
+
+    for path in export(kind, out, revision=at, tell=lambda line: print(line, file=sys.stderr)):
+        print(path)
+
+
+@app.command()
 def report(
     out: Annotated[Path, typer.Option("--out", help="The folder, a new one or that of a report.")] = Path("report"),
     at: Annotated[str | None, typer.Option("--at", help="A commit, tag or branch; default: what stands here.")] = None,

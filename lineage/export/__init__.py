@@ -1,0 +1,1 @@
+"""What a build tells the tools of others: OpenLineage, CycloneDX, Croissant, cards, the EU's public summary."""
