@@ -181,6 +181,25 @@ def report(
 
 
 @app.command()
+def attest(
+    rev: Annotated[str | None, typer.Argument(help="With --check: a commit, tag or branch.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check all records of the build; write none.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a record of each stage that has none, after a plain `dvc repro`; or check all that there are.
+
+    Example: pedigree attest && pedigree attest --check
+    """
+    if check:
+        from lineage.attestation.check import print_check
+
+        raise typer.Exit(print_check(Path(), rev, json))
+    from flows.attest import attest_here
+
+    attest_here(rev, json)
+
+
+@app.command()
 def verify(
     rev: Annotated[str | None, typer.Argument(help="A commit, tag or branch; default: the last commit.")] = None,
     data_only: Annotated[bool, typer.Option("--data-only", help="Leave the model out.")] = False,

@@ -3,6 +3,7 @@
 A flow writes it, as it saw the run; the form is lineage's. What a plain `dvc repro` ran gets one afterwards.
 """
 
+import json
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,6 +51,18 @@ def attest(root: Path = Path()) -> list[str]:
     build = Build(lock_text(root), None, None, ())
     known = records_of(root, build)
     return [write_record(root, build, stage, None) for name, stage in build.stages.items() if name not in known]
+
+
+def attest_here(revision: str | None, as_json: bool) -> None:
+    """Write what is missing in the working folder, and print the paths.
+
+    Raises:
+        Refusal: as `attest`; or if a revision is named, whose run nobody here can have seen.
+    """
+    if revision:
+        raise Refusal(f"{revision}: a record is of the build that stands here; check out that commit, or add --check")
+    paths = attest()
+    print(json.dumps(paths, indent=2) if as_json else "\n".join(paths) or "every stage has its record")
 
 
 def write_record(root: Path, build: Build, stage: Stage, seen: Seen | None) -> str:

@@ -21,6 +21,7 @@ from stages.params import Refusal
 RECORDS = "records"
 KEYS = f"{RECORDS}/keys"
 MD5 = "dvcMd5"  # DVC's digest, as a digest of in-toto
+DIGITS = 64  # of a sha256
 SEEN, AFTERWARDS = "urn:pedigree:flow:v1", "urn:pedigree:attest:v1"  # who says so: who ran it, or who came later
 
 
@@ -90,7 +91,12 @@ def read_records(root: Path) -> list[Record]:
     Raises:
         Refusal: if a file there is no record.
     """
-    return [read_record(root, path) for path in sorted((root / RECORDS).glob("*/*.json")) if _is_record(path)]
+    return [read_record(root, path) for path in files(root)]
+
+
+def files(root: Path) -> list[Path]:
+    """The files in `root` that are called as records are. Versions have records of their own (records/base)."""
+    return [path for path in sorted((root / RECORDS).glob("*/*.json")) if len(path.stem) == DIGITS]
 
 
 def records_of(root: Path, build: Build) -> dict[str, Record]:
@@ -113,13 +119,23 @@ def fitting(records: Iterable[Record], build: Build) -> dict[str, Record]:
 
 def fits(record: Record, stage: Stage) -> bool:
     """Whether `record` is of a run of `stage` as it is: command, parameters, and DVC's digest of all it read, wrote."""
+    return misfit(record, stage) is None
+
+
+def misfit(record: Record, stage: Stage) -> str | None:
+    """The first thing in which `record` is of another run of `stage`, in a few words; None if it fits."""
     asked = record.definition["externalParameters"]
-    return (
-        asked["command"] == stage.command
-        and asked["params"] == plain(stage.params)
-        and all(record.deps.get(path, {}).get(MD5) == dep.md5 for path, dep in stage.deps.items())
-        and all(record.outs.get(path, {}).get(MD5) == out.md5 for path, out in stage.outs.items())
-    )
+    if asked["command"] != stage.command:
+        return "another command"
+    if asked["params"] != plain(stage.params):
+        return "other parameters"
+    for path, dep in stage.deps.items():
+        if record.deps.get(path, {}).get(MD5) != dep.md5:
+            return f"another {path}, which it read"
+    for path, out in stage.outs.items():
+        if record.outs.get(path, {}).get(MD5) != out.md5:
+            return f"another {path}, which it wrote"
+    return None
 
 
 def plain(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,8 +187,3 @@ def _part(described: Mapping[str, Any]) -> str | None:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def _is_record(path: Path) -> bool:
-    """Whether it is called as a record is. Versions have records of their own (records/base/v1.0.0.json)."""
-    return len(path.stem) == 64 and path.parent.name != "keys"
