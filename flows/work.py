@@ -15,6 +15,7 @@ from flows.dag import Stage, read_dag
 from flows.lifetime.lease import STATE, building
 from flows.lifetime.mend import keep_lock
 from flows.limits import Slots
+from flows.openlineage import Events
 from flows.places.errands import Errands
 from flows.places.settings import Here, read_places
 from flows.settings import flow_settings
@@ -63,6 +64,7 @@ class Work:
         self._stop = Event()
         self._store = Store(root, self._children, push)
         self._errands = Errands(root, self._children, self._stop)
+        self._events = Events(root)
         if flow_settings().signing_key:
             from flows.attest import signing_key
 
@@ -148,7 +150,8 @@ class Work:
 
     def _run(self, stage: Stage, tell: Tell) -> Ended:
         self._store.begin()
-        return self._trying(tell, partial(self._try, stage, tell), RETRY_AFTER_SECONDS)
+        tries = partial(self._trying, tell, partial(self._try, stage, tell), RETRY_AFTER_SECONDS)
+        return self._events.around(stage.name, tries, tell)
 
     def _trying(self, tell: Tell, action: Callable[[], R], pauses: Iterable[float]) -> R:
         """What `action` returns, which is tried again after each of `pauses` seconds if it says so."""
