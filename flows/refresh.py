@@ -30,7 +30,16 @@ from flows.lifetime.worker import end_with_worker
 from flows.notify import tell_failure, tell_people
 from flows.pins import PARAMS, changes, newest_pins, with_pins
 from flows.publication.gate import Comparison, as_markdown
-from flows.publication.publish import BUILD_FILES, RECORDS, catch_up, fetch, go_back, publish, published_as, take_back
+from flows.publication.publish import (
+    catch_up,
+    fetch,
+    go_back,
+    is_of_version,
+    new_records,
+    publish,
+    published_as,
+    take_back,
+)
 from flows.stage import ComeAgain, StageFailed, Tell
 from flows.work import Work, say
 from stages.params import Refusal
@@ -118,10 +127,11 @@ def take_back_leftovers(root: Path) -> None:
     branch(root)
     somebody_commits(root)
     (root / f".{PARAMS}.partial").unlink(missing_ok=True)
-    if not (dirty := changed(root, "HEAD")):
+    new = new_records(root)
+    if not (dirty := [path for path in changed(root, "HEAD") if path not in new]):
         return
-    of_build = all(path in BUILD_FILES or path.startswith(RECORDS) for path in dirty)
-    if not of_build or _digest((root / PARAMS).read_text(encoding="utf-8")) not in _left_by_us(root):
+    ours = _digest((root / PARAMS).read_text(encoding="utf-8")) in _left_by_us(root)
+    if not ours or not all(map(is_of_version, dirty)):
         raise Refusal(f"{', '.join(dirty[:5])} changed since the last commit; commit that, or take it back, first")
     take_back(root)
 

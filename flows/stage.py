@@ -71,7 +71,7 @@ class Ended:
     seconds: float = 0.0
     reason: str = ""
     refused: bool = False  # it failed by what a user, a file or a parameter caused
-    seen: Seen | None = None  # if it ran, of the run
+    seen: Seen | None = None  # of its run, if it ran, here or elsewhere
 
 
 class Children:

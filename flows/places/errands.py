@@ -5,8 +5,9 @@ from pathlib import Path
 from threading import Condition, Event, Lock
 
 from flows.places import GRACE_SECONDS, Errand, Place
-from flows.places.handover import is_done, make_errand, restorable, unchanged
+from flows.places.handover import fetch_seen, is_done, make_errand, restorable, unchanged
 from flows.places.settings import Here, Where
+from flows.seen import Seen
 from flows.stage import Children, Ended, StageFailed, Tell
 
 
@@ -34,10 +35,11 @@ class Errands:
         try:
             if restorable(stage, self.root):
                 return self._children.repro(stage, self.root, tell)
-            errand = make_errand(stage, self.root)
+            errand, seen = make_errand(stage, self.root), None
             if not is_done(errand):
                 self._send(errand, upstream, where, tell)
-            return self._restore(errand, begin, tell)
+                seen = fetch_seen(errand)
+            return self._restore(errand, begin, seen, tell)
         finally:
             with self._ended:
                 self._running -= 1
@@ -57,7 +59,7 @@ class Errands:
                 f"{errand.stage}: it ran, but the store's run-cache has no result of it; see {errand.log}"
             )
 
-    def _restore(self, errand: Errand, begin: float, tell: Tell) -> Ended:
+    def _restore(self, errand: Errand, begin: float, seen: Seen | None, tell: Tell) -> Ended:
         if not unchanged(errand, self.root):
             raise StageFailed(
                 f"{errand.stage}: what it depends on was changed while it ran; its result is kept in the run-cache, "
@@ -65,7 +67,7 @@ class Errands:
             )
         log = errand.log.with_suffix(".restore.log")
         ended = self._children.repro(errand.stage, self.root, tell, pull=True, log=log)
-        return Ended(errand.stage, ended.outcome, time.monotonic() - begin)
+        return Ended(errand.stage, ended.outcome, time.monotonic() - begin, seen=seen)
 
     def _place(self, where: Where) -> Place:
         """The one object of this build for `where`."""

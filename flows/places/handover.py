@@ -2,16 +2,18 @@
 
     <remote>/handover/<commit>.bundle         the commit, without its history, as a git bundle
     <remote>/handover/<commit>/<stage>.log    all that the stage said there
+    <remote>/handover/<commit>/<stage>.seen   when and on what it ran, as JSON
 
 What the stage reads and writes travels by DVC: `dvc push` of what it depends on, and back by the run-cache. The node's
 side is in flows.places.node.
 """
 
+import json
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,6 +25,7 @@ from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError, _can_hash, _get_stage_hash
 
 from flows.places import Errand
+from flows.seen import Seen
 from flows.stage import ComeAgain, log_path
 from infra.store.remote import Remote, Unreachable, explained
 from stages.params import Refusal
@@ -89,6 +92,14 @@ def fetch_log(errand: Errand) -> None:
             fs.get_file(url, str(errand.log))
 
 
+def fetch_seen(errand: Errand) -> Seen | None:
+    """What the node saw of the run; None if it left nothing, or nothing of this kind."""
+    with suppress(Refusal, ComeAgain, ValueError, TypeError), reaching(errand.remote) as fs:
+        if fs.exists(url := seen_url(errand.remote, errand.commit, errand.stage)):
+            return Seen(**json.loads(fs.cat_file(url)))
+    return None
+
+
 def forget_log(errand: Errand) -> None:
     """Remove what the stage said there before, so that it isn't taken for what it says this time."""
     with reaching(errand.remote) as fs:
@@ -104,6 +115,11 @@ def bundle_url(remote: str, commit: str) -> str:
 def log_url(remote: str, commit: str, stage: str) -> str:
     """Where the store has what `stage` of `commit` said."""
     return f"{remote}/handover/{commit}/{stage.replace('/', '-')}.log"
+
+
+def seen_url(remote: str, commit: str, stage: str) -> str:
+    """Where the store has what was seen of the run of `stage` of `commit`."""
+    return f"{log_url(remote, commit, stage).removesuffix('.log')}.seen"
 
 
 @contextmanager

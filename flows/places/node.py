@@ -5,6 +5,7 @@ this machine share, and a clone for the time of the stage.
 """
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -20,9 +22,10 @@ from dvc.config import Config
 from dvc.repo import Repo
 
 from flows.dag import read_dag
-from flows.places.handover import BRANCH, bundle_url, git, log_url, named, reaching
+from flows.places.handover import BRANCH, bundle_url, git, log_url, named, reaching, seen_url
+from flows.seen import Seen
 from flows.settings import flow_settings
-from flows.stage import COME_AGAIN, USER_ERROR, Children, ComeAgain, StageFailed, Stopped, log_path
+from flows.stage import COME_AGAIN, USER_ERROR, Children, ComeAgain, Ended, StageFailed, Stopped, log_path
 from flows.work import say
 from stages.params import Refusal
 
@@ -47,7 +50,9 @@ def run_there(commit: str, stage: str, remote: str, machine: int = 0) -> int:
             if machine:
                 return _join(stage, clone, children)
             with _log_kept(commit, stage, remote, clone):
-                _run(stage, clone, children)
+                ended = _run(stage, clone, children)
+            if ended.seen:
+                _keep_seen(commit, stage, remote, ended.seen)
         return 0
     except (Refusal, StageFailed, ComeAgain, Stopped) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -66,15 +71,24 @@ def _code(error: Exception) -> int:
     return COME_AGAIN if isinstance(error, ComeAgain | Stopped) else 1
 
 
-def _run(stage: str, clone: Path, children: Children) -> None:
+def _run(stage: str, clone: Path, children: Children) -> Ended:
     tell = partial(say, stage)
     try:
         ended = children.repro(stage, clone, tell, pull=True)
         tell(f"{ended.outcome} in {ended.seconds:.1f} s")
         children.push([stage], clone, tell)
+        return ended
     except BaseException:  # a signal too: the stage saves, and ends before this process does
         children.stop(SAVING_SECONDS)
         raise
+
+
+def _keep_seen(commit: str, stage: str, remote: str, seen: Seen) -> None:
+    """Put what was seen of the run into the store, for its record; the stage is done without that, too."""
+    url = seen_url(remote, commit, stage)
+    with suppress(Refusal, ComeAgain), reaching(remote) as fs:
+        fs.makedirs(url.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(url, json.dumps(asdict(seen)).encode())
 
 
 def _join(stage: str, clone: Path, children: Children) -> int:

@@ -45,7 +45,9 @@ from flows.work import RETRY_AFTER_SECONDS, say
 from stages.params import Refusal
 
 BUILD_FILES = ("params.yaml", "dvc.lock")
-RECORDS = f"records/{ARTIFACT}/"
+RECORDS = f"records/{ARTIFACT}/"  # of versions
+ATTESTATIONS = "records/"  # and, in folders beside those, of the runs of stages
+KEYS = "records/keys/"  # whom to trust is for people to commit
 WHAT_MAKES_A_BUILD = ("params.yaml", "dvc.yaml", "dvc.lock", "takedown.jsonl", "stages/")
 ATTEMPTS = 5
 
@@ -168,7 +170,8 @@ class Publication:
     def commit(self, path: str, version: str | None, message: str, reasons: list[str]) -> str:
         """A commit of the build and its record, beside the working tree."""
         record = json.dumps(self.record(version, reasons), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        texts = {name: (self.root / name).read_text(encoding="utf-8") for name in BUILD_FILES}
+        names = [*BUILD_FILES, *new_records(self.root)]
+        texts = {name: (self.root / name).read_text(encoding="utf-8") for name in names}
         return commit_beside(self.root, "HEAD", texts | {path: record}, message)
 
     def record(self, version: str | None, reasons: list[str]) -> dict[str, Any]:
@@ -201,7 +204,7 @@ class Publication:
 
     def move(self, commit: str) -> None:
         """Have the branch here be at `commit`; the working tree has what it holds but for the record."""
-        git(self.root, "checkout", "--quiet", commit, "--", RECORDS)
+        git(self.root, "checkout", "--quiet", commit, "--", ATTESTATIONS)
         git(self.root, "update-ref", self.branch, commit)
         git(self.root, "reset", "--quiet")
         if self.upstream:
@@ -225,7 +228,8 @@ class Publication:
 
 def only_a_build_changed(root: Path) -> None:
     """Refuse a working tree that has other changes than those that a build makes."""
-    strangers = [path for path in changed(root, "HEAD") if not _is_of_build(path)]
+    new = new_records(root)
+    strangers = [path for path in changed(root, "HEAD") if path not in new and not is_of_version(path)]
     if strangers:
         raise Refusal(f"{', '.join(strangers[:5])} changed since the last commit; commit that first, or take it back")
     git(root, "reset", "--quiet")  # a killed publication may have left an index behind its branch
@@ -261,13 +265,16 @@ def catch_up(root: Path, upstream: Upstream | None) -> None:
         raise Superseded(f"the upstream's {', '.join(sorted(theirs)[:5])} changed since this was built")
     if ours and same:
         take_back(root)
+    for path in new_records(root):  # of a publication that was killed after its push
+        if text_at(root, upstream.here, path) is not None:
+            (root / path).unlink()
     git(root, "merge", "--quiet", "--ff-only", upstream.here)
 
 
 def take_back(root: Path) -> None:
-    """Have params.yaml, dvc.lock and the records be what HEAD has."""
+    """Have params.yaml, dvc.lock and the records of versions be what HEAD has. What ran has run: its records stay."""
     for path in changed(root, "HEAD"):
-        if not _is_of_build(path):
+        if not is_of_version(path):
             continue
         if text_at(root, "HEAD", path) is None:
             (root / path).unlink()
@@ -346,8 +353,15 @@ def outs_of(root: Path) -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
 
 
-def _is_of_build(path: str) -> bool:
+def is_of_version(path: str) -> bool:
+    """Whether `path` is a file that changes from version to version."""
     return path in BUILD_FILES or path.startswith(RECORDS)
+
+
+def new_records(root: Path) -> list[str]:
+    """The records of the runs of stages that HEAD doesn't have."""
+    new = [path for path in changed(root, "HEAD") if path.startswith(ATTESTATIONS) and (root / path).is_file()]
+    return [path for path in new if not path.startswith((RECORDS, KEYS)) and text_at(root, "HEAD", path) is None]
 
 
 def _text(path: Path) -> str | None:
