@@ -244,6 +244,21 @@ def takedown(
 
 
 @app.command()
+def diff(
+    first: Annotated[str | None, typer.Argument(help="A commit or tag; default: the build before.")] = None,
+    second: Annotated[str | None, typer.Argument(help="Another; default: the working tree.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what differs between two builds: parameters, code, documents, metrics, and why each stage ran again.
+
+    Example: pedigree diff base@v1.0.0 base@v1.1.0
+    """
+    from lineage.diff.show import print_difference
+
+    print_difference(first, second, as_json=json)
+
+
+@app.command()
 def sweep(
     values: Annotated[list[str], typer.Argument(help="What to try: NAME=VALUE,VALUE for each parameter.")],
     at_once: Annotated[int, typer.Option("--at-once", min=1, help="Experiments side by side.")] = 1,

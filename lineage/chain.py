@@ -4,15 +4,13 @@ a stage's dep data/filter  <-  the stages that write data/filter/papers, data/fi
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
 
 from lineage.history import Stage
 
 
 def overlap(one: str, other: str) -> bool:
     """Whether one path is the other, or in it."""
-    first, second = PurePosixPath(one), PurePosixPath(other)
-    return first.is_relative_to(second) or second.is_relative_to(first)
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def writers(stages: Iterable[Stage], path: str) -> Iterator[Stage]:

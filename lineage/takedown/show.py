@@ -1,6 +1,7 @@
 """The answer to a takedown, for people and for programs."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def print_answer(question: Takedown, with_copies: bool = False, as_json: bool = 
     if as_json:
         print(json.dumps(to_json(found), indent=2, ensure_ascii=False))
     else:
-        show(found, Console(markup=False, emoji=False, highlight=False))
+        width = None if sys.stdout.isatty() else 120
+        show(found, Console(markup=False, emoji=False, highlight=False, width=width))
     return found
 
 

@@ -1,0 +1,1 @@
+"""Two builds: what differs between them, and why each stage ran again."""
