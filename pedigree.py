@@ -203,12 +203,14 @@ def attest(
 def verify(
     rev: Annotated[str | None, typer.Argument(help="A commit, tag or branch; default: the last commit.")] = None,
     data_only: Annotated[bool, typer.Option("--data-only", help="Leave the model out.")] = False,
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this stage, and what it needs.")] = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="Build in this new folder, and leave it.")] = None,
 ) -> None:
     """Build a commit again in a clean clone without a cache, and compare every digest.
 
     Example: pedigree verify --data-only
     """
+    from flows.dag import read_dag
     from flows.rebuild import as_committed, rebuild
     from flows.terminal import watched
     from lineage.builds import DATA, print_verdict, read_outs
@@ -216,8 +218,10 @@ def verify(
     watched()
     with as_committed(rev) as before:
         read_outs(before)  # refuses before the long part
-        with rebuild(keep, DATA if data_only else None, rev=rev) as clone:
-            raise typer.Exit(print_verdict(before, clone, data_only))
+        targets = [stage] if stage else DATA if data_only else []
+        with rebuild(keep, targets, rev=rev) as clone:
+            built = [each.name for each in read_dag(clone).in_order(targets)] if stage else None
+            raise typer.Exit(print_verdict(before, clone, data_only, built))
 
 
 @app.command()
@@ -256,6 +260,20 @@ def diff(
     from lineage.diff.show import print_difference
 
     print_difference(first, second, as_json=json)
+
+
+@app.command()
+def log(
+    all: Annotated[bool, typer.Option("--all", help="Builds that weren't published, too.")] = False,
+    json: Json = False,
+) -> None:
+    """List the published versions: date, tokens, FLOPs, bits per byte, and which is the current one.
+
+    Example: pedigree log --all
+    """
+    from lineage.log import print_log
+
+    print_log(all, as_json=json)
 
 
 @app.command()

@@ -10,10 +10,11 @@ from typing import Any
 
 import polars as pl
 
+from lineage.diff.results import read_json
 from lineage.documents import DEDUP, EXTRACT, FILTER, TOKENIZE
 from lineage.history import Build
 from lineage.objects import Objects
-from stages.documents import read_manifest, shard_paths
+from stages.documents import MANIFEST, shard_paths
 from stages.params import Refusal
 
 ABSENT = "not there"
@@ -51,11 +52,9 @@ def counts(shelf: Objects, build: Build, source: str) -> dict[str, int]:
         Missing: if a manifest isn't here.
     """
     found: dict[str, int] = {}
-    for stage, out in ((EXTRACT, EXTRACT), (FILTER, FILTER), (DEDUP, None), (TOKENIZE, TOKENIZE)):
-        path = f"{out}/{source}" if out else DEDUP
-        folder = f"{stage}/{source}"
-        if path in build.outs and (place := shelf.folder(build, path) / folder).is_dir():
-            found |= _counts(stage, read_manifest(place)["counts"])
+    for stage in (EXTRACT, FILTER, DEDUP, TOKENIZE):
+        path, within = (DEDUP, f"{source}/{MANIFEST}") if stage == DEDUP else (f"{stage}/{source}", MANIFEST)
+        found |= _counts(stage, read_json(shelf, build, path, within).get("counts", {}))
     return found
 
 
