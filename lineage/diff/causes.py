@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lineage.chain import in_order, overlap, writers
 from lineage.history import Build, Object, Stage
+from lineage.sources import source_names
 
 Kind = Literal["parameter", "code", "file", "input", "command", "stage"]
 ABSENT = "absent"
@@ -43,8 +44,9 @@ class Again:
 def ran_again(first: Build, second: Build) -> list[Again]:
     """The stages of `second` that `first` hasn't run alike, as they follow each other; then those that are gone."""
     again = []
-    for name in in_order(second.stages.values()):
-        stage, before = second.stages[name], first.stages.get(name)
+    old, new = (_stages(build) for build in (first, second))
+    for name in in_order(new.values()):
+        stage, before = new[name], old.get(name)
         if before is None:
             again.append(Again(name, (Cause("stage", name, ABSENT, "new"),), tuple(stage.outs), ()))
             continue
@@ -53,8 +55,14 @@ def ran_again(first: Build, second: Build) -> list[Again]:
         if causes or changed:
             same = tuple(path for path in stage.outs if path not in changed)
             again.append(Again(name, causes, changed, same))
-    gone = (name for name in in_order(first.stages.values()) if name not in second.stages)
+    gone = (name for name in in_order(old.values()) if name not in new)
     return again + [Again(name, (Cause("stage", name, "there", "gone"),), (), ()) for name in gone]
+
+
+def _stages(build: Build) -> dict[str, Stage]:
+    """The stages of `build` by name, without those of sources that it hasn't any more."""
+    names = {"", *source_names(build)}
+    return {name: stage for name, stage in build.stages.items() if name.partition("@")[2] in names}
 
 
 def _causes(before: Stage, stage: Stage, first: Build, second: Build) -> Iterator[Cause]:

@@ -13,12 +13,13 @@ from lineage.diff.causes import Again, code_of, differences, params_of, ran_agai
 from lineage.diff.code import File, changed_files
 from lineage.diff.documents import Moved, counts, moved
 from lineage.diff.results import Metric, Score, Vocabulary, metrics_of, scores, vocabulary_of
-from lineage.documents import DEDUP, EXTRACT
+from lineage.documents import DEDUP
 from lineage.history import Build, build_at, builds, is_shallow
 from lineage.objects import Objects, objects
+from lineage.sources import digests, source_names
 from stages.params import Refusal
 
-DOWNLOAD, TOKENIZER = "data/download", "models/tokenizer"
+TOKENIZER = "models/tokenizer"
 T = TypeVar("T")
 Pair = tuple[int | None, int | None]
 
@@ -88,7 +89,7 @@ def difference(root: Path, first: Build, second: Build) -> Difference:
 
 def source_changes(first: Build, second: Build) -> Iterator[SourceChange]:
     """The sources that are new, gone, renamed or have other files."""
-    old, new = (_downloads(build) for build in (first, second))
+    old, new = (_digests(build) for build in (first, second))
     was = {name: before for before in old if before not in new for name in new if _is_renamed(name, before, old, new)}
     for name in new:
         if name in was:
@@ -104,11 +105,10 @@ def _is_renamed(name: str, before: str, old: Mapping[str, str], new: Mapping[str
     return name not in old and new[name] == old[before]
 
 
-def _downloads(build: Build) -> dict[str, str]:
+def _digests(build: Build) -> dict[str, str]:
     """The digest of the files of each source."""
-    outs = build.outs
-    kind = DOWNLOAD if any(path.startswith(f"{DOWNLOAD}/") for path in outs) else EXTRACT
-    return {path.rpartition("/")[2]: out.md5 for path, out in outs.items() if path.startswith(f"{kind}/")}
+    known = digests(build)
+    return {name: known[name] for name in source_names(build)}
 
 
 def _documents(found: Difference, shelf: Objects) -> None:
@@ -129,7 +129,7 @@ def _documents(found: Difference, shelf: Objects) -> None:
 def _names(found: Difference) -> Iterator[tuple[str | None, str | None]]:
     """The name of each source in the first and the second build; None where it isn't there."""
     was = {change.name: change.was for change in found.sources if change.was}
-    old, new = (_downloads(build) for build in (found.first, found.second))
+    old, new = (_digests(build) for build in (found.first, found.second))
     yield from ((was.get(name, name if name in old else None), name) for name in new)
     yield from ((name, None) for name in old if name not in new and name not in was.values())
 

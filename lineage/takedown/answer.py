@@ -20,8 +20,9 @@ from lineage.checkout import checked_out
 from lineage.documents import DEDUP, EXTRACT, TOKENIZE, Place
 from lineage.history import Build, Stage, build_at, builds, is_shallow
 from lineage.objects import Objects, objects
+from lineage.sources import renamed, source_names
 from lineage.steps import Plan, drawn, seen, target_tokens, times_seen
-from lineage.takedown.search import NO_TOKENS, Fate, Search, Tokens, other_ids, renamed, source_names
+from lineage.takedown.search import NO_TOKENS, Fate, Search, Tokens, other_ids
 from lineage.training import PRETRAIN, plan_of
 from stages.params import Refusal, parse_params
 from stages.pretrain.params import PretrainParams

@@ -3,7 +3,6 @@
 extract: which documents  ->  dedup: what became of them, and their duplicates  ->  tokenize: their tokens
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from lineage.training import stream_of
 from stages.documents import document_id
 from stages.takedown import Takedown
 
-DOWNLOAD = "data/download"
 TRAINED, HELD_OUT = "trained on", "held out"
 
 
@@ -134,31 +132,6 @@ def _tokens(folder: Path, source: str, ids: set[str]) -> Tokens:
     ranges = [(stream[shard.number].begin + row["first_token"], row["tokens"]) for shard, _, row in found]
     begins = pl.Series([begin for begin, _ in ranges], dtype=pl.Int64)
     return Tokens(begins, begins + pl.Series([tokens for _, tokens in ranges], dtype=pl.Int64), stream[-1].end)
-
-
-def source_names(build: Build) -> list[str]:
-    """The sources of which `build` has documents, in its order."""
-    return [path.rpartition("/")[2] for path in build.outs if path.startswith(f"{EXTRACT}/")]
-
-
-def renamed(builds: list[Build]) -> dict[str, set[str]]:
-    """By the name of a source, the other names that its files had in other builds."""
-    names: dict[str, set[str]] = {}  # by the digest of the files
-    together: set[tuple[str, str]] = set()  # names of two sources, not of one that was renamed
-    for build in builds:
-        own = {path: out.md5 for path, out in build.outs.items() if path.startswith(f"{DOWNLOAD}/")}
-        for path, md5 in own.items():
-            names.setdefault(md5, set()).add(path.rpartition("/")[2])
-        counts = Counter(own.values())
-        twice = [path.rpartition("/")[2] for path, md5 in own.items() if counts[md5] > 1]
-        together |= {(one, other) for one in twice for other in twice}
-    found: dict[str, set[str]] = {}
-    for group in names.values():
-        for name in group:
-            found.setdefault(name, set()).update(
-                other for other in group if other != name and (name, other) not in together
-            )
-    return found
 
 
 def other_ids(places: list[Place], names: dict[str, set[str]]) -> dict[str, Place]:
