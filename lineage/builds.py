@@ -9,7 +9,8 @@ agrees within TOLERANCE.
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from lineage.difference import difference
 from stages.params import Refusal
 
 DATA = ("download", "extract", "filter", "dedup", "tokenizer", "tokenize")
@@ -101,16 +103,17 @@ def beside_commit(root: Path) -> str:
     return "This is another build than the committed dvc.lock: its data differ (`git diff dvc.lock` says where)."
 
 
-def compare(first: Path, second: Path, data_only: bool = False) -> list[Compared]:
-    """The outs of both builds, data before model before metric, each in the order of the first dvc.lock."""
+def compare(first: Path, second: Path, data_only: bool = False, stages: Container[str] | None = None) -> list[Compared]:
+    """The outs of both builds, of `stages` alone if given: data before model before metric, as in the first lock."""
     ours, theirs = read_outs(first), read_outs(second)
     pairs = [Compared(ours.get(path), theirs.get(path)) for path in {**ours, **theirs}]
+    pairs = [pair for pair in pairs if stages is None or pair.out.stage in stages]
     grades = ("data",) if data_only else ("data", "model", "metric")
     return [pair for grade in grades for pair in pairs if pair.out.grade == grade]
 
 
 def first_difference(pair: Compared, first: Path, second: Path) -> str:
-    """The first file that differs, or why it can't be said."""
+    """The first file that differs, and where in it; or why it can't be said."""
     if pair.first is None or pair.second is None:
         return "only one of the builds has it"
     ours, theirs = listing(first, pair.first), listing(second, pair.second)
@@ -120,7 +123,11 @@ def first_difference(pair: Compared, first: Path, second: Path) -> str:
         if path not in ours or path not in theirs:
             return f"{path} is only in {first if path in ours else second}"
         if ours[path] != theirs[path]:
-            return path
+            with tempfile.TemporaryDirectory(prefix="pedigree-difference-") as folder:
+                one = _named(Path(folder, "first"), first, pair.first, path, ours)
+                other = _named(Path(folder, "second"), second, pair.second, path, theirs)
+                where = difference(one, other) if one.is_file() and other.is_file() else None
+            return f"{path}: {where}" if where else path
     return "the files are equal now: one was changed after its build"
 
 
@@ -135,6 +142,17 @@ def listing(root: Path, out: Out) -> dict[str, str] | None:
     return dict(_walked(folder)) if folder.is_dir() else None
 
 
+def _named(folder: Path, root: Path, out: Out, path: str, listed: Mapping[str, str]) -> Path:
+    """A link to the file `path` of `out` that has its name, beside one to the index that says how to read it."""
+    folder.mkdir()
+    for name in (path, str(Path(path).with_suffix(".idx"))):
+        if md5 := listed.get(name):
+            cached = root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+            here = root / (name if name == out.path else f"{out.path}/{name}")
+            (folder / Path(name).name).symlink_to((cached if cached.is_file() else here).resolve())
+    return folder / Path(path).name
+
+
 def evaluations_agree(first: Path, second: Path) -> str | None:
     """None if bits per byte agree within TOLERANCE, in all and for each source; else where they don't."""
     ours, theirs = _evaluation(first), _evaluation(second)
@@ -146,9 +164,9 @@ def evaluations_agree(first: Path, second: Path) -> str | None:
     return None
 
 
-def print_verdict(first: Path, second: Path, data_only: bool = False) -> int:
-    """Print the comparison of the builds in two folders; the exit code, 1 if a promise is broken."""
-    pairs = compare(first, second, data_only)
+def print_verdict(first: Path, second: Path, data_only: bool = False, stages: Container[str] | None = None) -> int:
+    """Print the comparison of the builds in two folders (of `stages`); the exit code, 1 if a promise is broken."""
+    pairs = compare(first, second, data_only, stages)
     Console(markup=False, highlight=False, emoji=False, width=120).print(_table(pairs, first, second))
     code, sentence = verdict(pairs, first, second)
     print(sentence)
@@ -163,6 +181,11 @@ def verdict(pairs: list[Compared], first: Path, second: Path) -> tuple[int, str]
     if not differ:
         grade = "model" if any(pair.out.grade == "model" for pair in pairs) else "data"
         return 0, f"grade reached: {grade}, every digest is equal"
+    if all(pair.out.path != EVALUATION for pair in pairs):
+        return 1, (
+            "model digests differ, and the evaluation was not built again, so whether the metric grade is reached "
+            "is unknown; `--stage evaluate` builds it, too"
+        )
     if trouble := evaluations_agree(first, second):
         return 1, f"broken promise: model digests differ, and so does the evaluation: {trouble}"
     return 0, (

@@ -5,7 +5,6 @@ data/*/SOURCE/manifest.json, metrics/*.json, models/samples.json  ->  a page for
 
 import json
 import sys
-import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from lineage.builds import LOCK, beside_commit
+from lineage.plain import plain as plain
 from stages.params import Refusal, source_names
 
 PLACES = {
@@ -162,14 +162,6 @@ def show(summary: Summary, console: Console) -> None:
         console.print(f"  {what:<18} {place}")
     if summary.grade:
         console.print(f"\n{summary.grade}")
-
-
-def plain(text: str) -> str:
-    """`text` without anything that could steer a terminal or reorder what it shows; lines and tabs stay."""
-    return "".join(
-        letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
-        for letter in text
-    )
 
 
 def _documents(summary: Summary) -> Table:

@@ -21,7 +21,7 @@ from lineage.attestation.signature import Keys, Unverified, trusted_keys, verify
 from lineage.attestation.statement import BUILD_TYPE, PROVENANCE, STATEMENT
 from lineage.checkout import Missing, files_of, lay_out
 from lineage.history import Build, Object, Stage, build_at
-from lineage.summary import plain
+from lineage.plain import plain
 
 UNSIGNED = "unsigned"
 

@@ -91,7 +91,7 @@ def test_without_the_cache_the_folders_are_walked(first, second_folder):
 
     [pair] = compare(first, second, data_only=True)
 
-    assert first_difference(pair, first, second) == "b.parquet"
+    assert first_difference(pair, first, second) == "b.parquet: byte 0: 0x72 and 0x66"
 
 
 @pytest.mark.parametrize(("bits", "code"), [(1.5, 0), (1.52, 0), (1.48, 0), (1.54, 1), (1.0, 1)])
