@@ -78,7 +78,8 @@ class Build:
         """What people call it: its first name, else the commit."""
         if self.commit is None:
             return "the working tree"
-        return self.names[0] if self.names else self.commit[:12]
+        names = [name for name in self.names if "#" not in name]  # base#prod#7 says what a version is, not its name
+        return names[0] if names else self.commit[:12]
 
 
 def build_at(root: Path, revision: str | None = None) -> Build:

@@ -26,7 +26,7 @@ from lineage.takedown.search import NO_TOKENS, Fate, Search, Tokens, other_ids
 from lineage.training import PRETRAIN, plan_of
 from stages.params import Refusal, parse_params
 from stages.pretrain.params import PretrainParams
-from stages.takedown import Entry, Takedown
+from stages.takedown import RULE, Entry, Takedown
 
 MODEL = "models/base"
 FATE_UNKNOWN = "unknown"
@@ -89,7 +89,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a build without the documents runs again, at most."""
+    """What a build without the documents runs again, at most; no stage if the one that is here is without them."""
 
     stages: dict[str, float | None]  # seconds that it took last time; None if there is no record
     tokens: int  # to train on again
@@ -274,20 +274,19 @@ def _first_step(plan: Plan, tokens: dict[str, Tokens]) -> int | None:
 
 
 def _copies(search: Search, known: list[Build]) -> Iterator[Copy]:
-    """The duplicates of the documents found, in any build, each once."""
-    told = set(search.places)
+    """The duplicates of the documents found, in any build, but those that the newest with them has taken down."""
+    found: dict[str, Copy | None] = {}
     for build in known:
-        if DEDUP not in build.outs:
-            continue
         try:
             fates = search.fates(build)
         except Refusal:
             continue  # said of the build that has it
-        nearest = {fate.duplicate_of: fate.similarity for fate in fates.values()}
+        similarities = {fate.duplicate_of: fate.similarity for fate in fates.values()}
         for id, fate in fates.items():
-            if id not in told:
-                told.add(id)
-                yield Copy(id, fate.source, fate.origin, fate.similarity or nearest.get(id))
+            if id not in search.places and id not in found:
+                copy = Copy(id, fate.source, fate.origin, fate.similarity or similarities.get(id))
+                found[id] = copy if fate.fate != RULE else None
+    yield from (copy for copy in found.values() if copy)
 
 
 def cost(root: Path, found: tuple[InBuild, ...]) -> Cost | None:
@@ -299,15 +298,16 @@ def cost(root: Path, found: tuple[InBuild, ...]) -> Cost | None:
         here = build_at(root)
     except Refusal:
         return None
-    stages = here.stages
     own = next((each for each in found if each.build.lock == here.lock), None)
-    filters = [name for name, stage in stages.items() if stage.kind == "filter"]
-    names = downstream(stages.values(), filters) if own and own.sources else filters
+    fates = {fate for source in own.sources for fate in source.fates} if own else set()
+    if fates == {RULE}:
+        return Cost({}, 0)
+    filters = [name for name, stage in here.stages.items() if stage.kind == "filter"]
+    names = downstream(here.stages.values(), filters) if fates else filters
     records = records_of(root, here)
-    seconds = {
-        name: _seconds(records[name].began, records[name].finished) if name in records else None for name in names
-    }
-    return Cost(seconds, _budget(stages[PRETRAIN]) if PRETRAIN in names else 0)
+    took = {name: _seconds(record.began, record.finished) for name, record in records.items()}
+    tokens = _budget(here.stages[PRETRAIN]) if PRETRAIN in names else 0
+    return Cost({name: took.get(name) for name in names}, tokens)
 
 
 def _seconds(began: str | None, finished: str | None) -> float | None:

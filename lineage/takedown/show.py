@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lineage.takedown.answer import Answer, InBuild, InCheckpoint, answer
 from stages.takedown import TAKEDOWN, Entry, Takedown
 
 FEW = 10  # copies and ids that are shown; --json has all
+NAMES = 3  # of builds that are alike
 
 
 def print_answer(question: Takedown, with_copies: bool = False, as_json: bool = False, root: Path = Path()) -> Answer:
@@ -30,10 +31,12 @@ def print_answer(question: Takedown, with_copies: bool = False, as_json: bool = 
 def show(found: Answer, console: Console) -> None:
     """Write `found` to `console`, for people."""
     console.print(f"{found.documents:,} documents are asked for and found in {len(found.builds)} builds\n")
-    if any(each.sources for each in found.builds):
-        console.print(_datasets(found))
-    if any(each.checkpoints and each.status == "has" for each in found.builds):
-        console.print(_checkpoints(found))
+    datasets = ("build", "source", "documents", "tokens", "of the source's")
+    for table in _table("Datasets that have them", datasets, _datasets(found), 2):
+        console.print(table)
+    models = ("build", "first step", "last clean checkpoint", "windows of models/base", "its target tokens", "of all")
+    for table in _table("Models that were trained on them", models, _checkpoints(found), 3):
+        console.print(table)
     for sentence in sentences(found):
         console.print(plain(sentence), soft_wrap=True)
 
@@ -42,7 +45,8 @@ def sentences(found: Answer) -> Iterator[str]:
     """What is to be known beside the tables."""
     clean = [each for each in found.builds if each.status == "clean"]
     if clean:
-        yield f"Clean, whole: {', '.join(each.build.title for each in clean)}."
+        names = ", ".join(each.build.title for each in clean[:FEW])
+        yield f"Clean of them: {names}{f' and {len(clean) - FEW} more' if len(clean) > FEW else ''}."
     yield _newest_clean(found)
     if found.copies:
         first = ", ".join(f"{copy.id} ({copy.source})" for copy in found.copies[:FEW])
@@ -71,6 +75,9 @@ def _newest_clean(found: Answer) -> str:
 def _cost(found: Answer) -> Iterator[str]:
     if found.cost is None:
         return
+    if not found.cost.stages:
+        yield "The build that is here is without them."
+        return
     known = [seconds for seconds in found.cost.stages.values() if seconds is not None]
     unknown = [name for name, seconds in found.cost.stages.items() if seconds is None]
     took = f"{sum(known):,.0f} s last time" if known else "for a time that no record tells"
@@ -82,32 +89,44 @@ def _cost(found: Answer) -> Iterator[str]:
     )
 
 
-def _datasets(found: Answer) -> Table:
-    table = _table("Datasets that have them", ("build", "source", "documents", "tokens", "of the source's"))
-    for each in found.builds:
+def _datasets(found: Answer) -> Iterator[tuple[str, ...]]:
+    for title, each in _alike(found):
         for source in each.sources:
             fates = ", ".join(f"{count:,} {fate}" for fate, count in sorted(source.fates.items()))
             share = f"{source.tokens / source.of:.3%}" if source.of else UNKNOWN
-            table.add_row(*map(plain, (_title(each), source.name, fates or UNKNOWN, f"{source.tokens:,}", share)))
-    return table
+            yield title, source.name, fates or UNKNOWN, f"{source.tokens:,}", share
 
 
-def _checkpoints(found: Answer) -> Table:
-    table = _table("Checkpoints", ("build", "checkpoint", "windows with them", "target tokens of them", "of all"))
+def _checkpoints(found: Answer) -> Iterator[tuple[str, ...]]:
+    for title, each in _alike(found):
+        if each.status == "has" and each.checkpoints:
+            base = each.checkpoints[-1]
+            clean = [checkpoint for checkpoint in each.checkpoints if checkpoint.is_clean]
+            first = f"{each.first_step:,}" if each.first_step else "none" if base.is_clean else UNKNOWN
+            share = f"{base.tokens / base.of:.4%}" if base.of else UNKNOWN
+            last_clean = _name(each, clean[-1]) if clean else "none"
+            yield title, first, last_clean, f"{base.samples:,}", f"{base.tokens:,}", share
+
+
+def _alike(found: Answer) -> Iterator[tuple[str, InBuild]]:
+    """One of the builds that have the same files, with the names of all."""
+    groups: dict[str, list[InBuild]] = {}
     for each in found.builds:
-        for checkpoint in each.checkpoints:
-            if checkpoint.of:
-                share = "clean" if checkpoint.is_clean else f"{checkpoint.tokens / checkpoint.of:.4%}"
-                counts = f"{checkpoint.samples:,}", f"{checkpoint.tokens:,}"
-                table.add_row(*map(plain, (_title(each), _name(each, checkpoint), *counts, share)))
-    return table
+        groups.setdefault(repr((each.sources, each.checkpoints, each.first_step, each.unknown)), []).append(each)
+    for builds in groups.values():
+        names = ", ".join(_title(each) for each in builds[:NAMES])
+        yield names + (f" and {len(builds) - NAMES} more" if len(builds) > NAMES else ""), builds[0]
 
 
-def _table(title: str, columns: tuple[str, ...]) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]], numbers: int) -> Iterator[Table]:
+    """A table of `rows`, if there are any; the last `numbers` columns are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 3 else "right", overflow="fold")
-    return table
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place >= len(columns) - numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(plain, row))
+    if table.row_count:
+        yield table
 
 
 def _title(found: InBuild) -> str:
