@@ -61,7 +61,7 @@ class Census:
 
     def of(self, fate: str) -> Count:
         """What met `fate`."""
-        return next((count for count in self.fates if count.name == fate), Count(fate, 0, None))
+        return next((count for count in self.fates if count.name == fate), Count(fate, 0, 0))
 
 
 def take(folder: Path, params: Mapping[str, Any]) -> list[Census]:

@@ -11,7 +11,7 @@ from lineage.pictures import MODEL, PALE, Box, draw_dag
 from lineage.report.census import FATES, Census, Spread
 from lineage.report.documents import DROPPED, HELD_OUT, TRAIN, UNDECIDED, UNEXTRACTED
 from lineage.report.versions import Row
-from lineage.svg import GRID, INK, MUTED, Axis, card, coordinate, label, line, marker, shape, short_number, ticks
+from lineage.svg import GRID, INK, MUTED, Axis, card, label, line, marker, shape, short_number, ticks
 
 LIMIT = "#b45309"
 SHADES = {UNEXTRACTED: "#c3cad3", DROPPED: "#8a94a0", UNDECIDED: "#b45309", HELD_OUT: PALE, TRAIN: MODEL}
@@ -74,7 +74,7 @@ def draw_funnel(sources: Sequence[Census]) -> str:
             x += step
         kept = f"{census.of(TRAIN).documents:,} of {census.documents:,}"
         parts.append(label(across.end + 12, y + 15, kept, fill=MUTED))
-    return card(width, height, "What became of the documents of each source", parts)
+    return card(width, height, "The documents of each source, by what became of them", parts)
 
 
 def _legend(names: Sequence[str], y: float) -> list[str]:
@@ -95,7 +95,16 @@ def draw_spread(source: str, spread: Spread) -> str:
     most = max(map(sum, zip(kept, dropped, strict=True)), default=1) or 1
     across, up = Axis(0, len(edges) - 1, left, width - 20), Axis(0, most, height - 46, top)
     parts = [line([(left, up.at(tick)), (across.end, up.at(tick))], GRID) for tick in (most / 2, most)]
-    parts += [label(left - 6, up.at(most) + 4, short_number(most), 11, fill=MUTED, text_anchor="end")]
+    parts += [
+        label(
+            left - 6,
+            up.at(most) + 4,
+            f"{most:,}" if most < 10_000 else short_number(most),
+            11,
+            fill=MUTED,
+            text_anchor="end",
+        )
+    ]
     for place, (lower, upper) in enumerate(zip(kept, dropped, strict=True)):
         bar = {"x": across.at(place) + 0.5, "width": (across.end - across.begin) / (len(edges) - 1) - 1}
         for base, count, colour in ((0, lower, MODEL), (lower, upper, SHADES[DROPPED])):
@@ -183,7 +192,7 @@ def draw_checkpoints(scores: Sequence[tuple[float, float]]) -> str:
     for (x, y), (_, value) in zip(points, scores, strict=True):
         parts += [marker("circle", x, y, MODEL), label(x, y - 11, f"{value:.3f}", 12, text_anchor="middle")]
     parts.append(label((left + across.end) / 2, height - 14, "step", fill=MUTED, text_anchor="middle"))
-    return card(width, height, "Bits per byte of each checkpoint, on a part of the held-out text", parts)
+    return card(width, height, "Bits per byte of each checkpoint, on a part of that text", parts)
 
 
 def draw_interval(row: Row, table: Sequence[Row]) -> str:
@@ -198,10 +207,16 @@ def draw_interval(row: Row, table: Sequence[Row]) -> str:
     if row.low is not None and row.high is not None:
         parts.append(line([(across.at(row.low), 12), (across.at(row.high), 12)], MODEL, 3))
     parts.append(shape("circle", cx=across.at(row.bits_per_byte), cy=12, r=4.5, fill=MODEL if row.is_shown else INK))
-    attributes = {
-        "viewBox": "0 0 160 24",
-        "width": coordinate(160.0),
-        "height": coordinate(24.0),
-        "aria_hidden": "true",
-    }
-    return shape("svg", "".join(parts), **attributes, focusable="false")
+    return _small(parts)
+
+
+def draw_bar(part: float, whole: float) -> str:
+    """The share of `part` in `whole` as a bar; its numbers stand beside it."""
+    full = shape("rect", x=4, y=7, width=152, height=10, fill=GRID)
+    return _small([full, shape("rect", x=4, y=7, width=152 * part / max(whole, 1), height=10, fill=SHADES[DROPPED])])
+
+
+def _small(parts: Sequence[str]) -> str:
+    """A picture for a cell of a table, which screen readers pass over."""
+    size: dict[str, str | float] = {"viewBox": "0 0 160 24", "width": 160, "height": 24}
+    return shape("svg", "".join(parts), **size, aria_hidden="true", focusable="false")

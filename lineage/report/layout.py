@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from lineage.checkout import Missing, lay_out
-from lineage.history import Build, text_at
+from lineage.history import Build, Stage, text_at
+from lineage.sources import source_names
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,10 @@ class Layout:
 @contextmanager
 def laid_out(root: Path, build: Build, wanted: Sequence[str]) -> Iterator[Layout]:
     """The outs of `build` at or below the paths `wanted`, with its dvc.yaml and params.yaml. Gone after the block."""
+    outs = {path: out for stage in stages_of(build) for path, out in stage.outs.items()}
     with tempfile.TemporaryDirectory(prefix="pedigree-report-") as name:
         layout = Layout(Path(name))
-        for path, out in build.outs.items():
+        for path, out in outs.items():
             if any(PurePosixPath(path).is_relative_to(prefix) for prefix in wanted):
                 try:
                     lay_out(root, build, out, layout.folder / path)
@@ -36,3 +38,9 @@ def laid_out(root: Path, build: Build, wanted: Sequence[str]) -> Iterator[Layout
             if text := text_at(root, build, committed):
                 (layout.folder / committed).write_text(text, encoding="utf-8")
         yield layout
+
+
+def stages_of(build: Build) -> list[Stage]:
+    """The stages of `build`, without those that DVC keeps of sources which are gone."""
+    sources = {"", *source_names(build)}
+    return [stage for name, stage in build.stages.items() if name.partition("@")[2] in sources]

@@ -24,15 +24,15 @@ from lineage.attestation import Record, records_of
 from lineage.builds import DATA
 from lineage.history import Build, build_at, is_shallow
 from lineage.pictures import draw_bits_per_byte, draw_loss, read_boxes, read_curve, read_scores
+from lineage.plain import plain
 from lineage.report import drawings
 from lineage.report.census import MOST_DOCUMENTS, Census, take
 from lineage.report.changes import changes
 from lineage.report.documents import DROPPED, HELD_OUT, TRAIN, UNEXTRACTED
-from lineage.report.layout import Layout, laid_out
+from lineage.report.layout import Layout, laid_out, stages_of
 from lineage.report.search import index
 from lineage.report.versions import committed, rows
-from lineage.summary import REFERENCES, plain
-from lineage.svg import short_number
+from lineage.summary import REFERENCES
 from stages.documents import publish
 from stages.params import Refusal
 
@@ -89,7 +89,7 @@ def render(root: Path, build: Build, layout: Layout) -> dict[str, str]:
         "licenses": _shares(censuses, "licenses"),
         "domains": _shares(censuses, "domains")[:MOST_DOMAINS],
         "pictures": _pictures(build, layout, censuses, records),
-        "changes": changes(table),
+        "changes": changes(root, table),
         "documents": _data(index(censuses)),
         "sampled": sum(len(census.sampled) for census in censuses),
         "read": sum(census.documents for census in censuses),
@@ -119,7 +119,9 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True, finalize=shown,
     )  # fmt: skip
     environment.filters |= {
-        "brief": brief, "count": count, "digits": digits, "percent": percent, "short": short_number,
+        "bar": lambda count, whole: Markup(drawings.draw_bar(count.documents, whole)),
+        "brief": brief, "count": count, "digits": digits,
+        "figure": figure, "percent": percent,
         "spoken": drawings.spoken, "value": value_text,
     }  # fmt: skip
     return environment
@@ -160,6 +162,13 @@ def digits(number: float | None, places: int = 4) -> str:
     return "–" if number is None else f"{number:.{places}f}"
 
 
+def figure(number: float | None) -> str:
+    """A metric: a whole number with its thousands set apart, a very large one in powers of ten, others to 4 places."""
+    if number is not None and abs(number) >= 1e12:
+        return f"{number:.2e}"
+    return count(number) if number is None or float(number).is_integer() else f"{number:.4f}"
+
+
 def percent(part: float | None, whole: float | None) -> str:
     """`part` of `whole` in percent; a dash if one isn't known, or the whole is nothing."""
     return "–" if part is None or not whole else f"{part / whole:.1%}"
@@ -194,7 +203,7 @@ def _stages(build: Build, records: Mapping[str, Record]) -> list[dict[str, Any]]
             "record": record.path if record else None,
             "is_signed": bool(record and record.envelope),
         }
-        for stage in build.stages.values()
+        for stage in stages_of(build)
         for record in [records.get(stage.name)]
     ]
 

@@ -6,8 +6,8 @@ Census of each source  ->  {"sources": […], "rules": […], …, "rows": [[id,
 from collections.abc import Sequence
 from typing import Any
 
+from lineage.plain import plain
 from lineage.report.census import FATES, Census
-from lineage.summary import plain
 
 COLUMNS = (
     "id", "source", "origin", "fate", "rule", "value", "threshold", "tokens", "words", "license", "language",

