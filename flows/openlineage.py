@@ -37,9 +37,9 @@ class Events:
 
     def around(self, stage: str, action: Callable[[], Ended], tell: Tell) -> Ended:
         """What `action` returns, which runs `stage`; the server hears of its begin and of its end."""
-        if self._silent:
+        run = self._begun(stage, tell)
+        if not run:
             return action()
-        run = self._begun(stage)
         self._send(lambda: run.started(_now()), tell)
         try:
             ended = action()
@@ -53,15 +53,24 @@ class Events:
         self._send(lambda: self._completed(run, ended), tell)
         return ended
 
-    def _begun(self, stage: str) -> "Run":
-        from lineage.export.openlineage import Run, run_id, uuid_of  # not at the top: only some builds need it
-
-        flow = uuid_of(flow_run(self.root))
+    def _begun(self, stage: str, tell: Tell) -> "Run | None":
+        """The run of `stage` that begins now; None if nobody is to hear of it."""
+        if self._silent:
+            return None
         try:
-            commit = git(self.root, "rev-parse", "--verify", "--quiet", "HEAD")
+            from lineage.export.openlineage import Run, run_id, uuid_of  # not at the top: only some builds need it
+
+            flow = uuid_of(flow_run(self.root))
+            return Run(run_id(stage, flow) if flow else str(uuid4()), stage, flow, self._commit())
+        except Exception as error:
+            self._fall_silent(error, tell)
+            return None
+
+    def _commit(self) -> str | None:
+        try:
+            return git(self.root, "rev-parse", "--verify", "--quiet", "HEAD")
         except GitFailed:  # no repository, or no commit
-            commit = None
-        return Run(run_id(stage, flow) if flow else str(uuid4()), stage, flow, commit)
+            return None
 
     def _completed(self, run: "Run", ended: Ended) -> "RunEvent":
         from flows.attest import lock_text
@@ -78,9 +87,12 @@ class Events:
                 transport.emit(event())
                 transport.close()
             except Exception as error:  # whatever a server, a proxy or the client says
-                self._silent = True
-                # Not its words: they hold the address, which may hold a password.
-                tell(f"{URL}: its server takes no events ({type(error).__name__}); the build goes on without them")
+                self._fall_silent(error, tell)
+
+    def _fall_silent(self, error: Exception, tell: Tell) -> None:
+        self._silent = True
+        # Not its words: they hold the address, which may hold a password.
+        tell(f"{URL}: its server takes no events ({type(error).__name__}); the build goes on without them")
 
 
 def _transport() -> "HttpTransport":
@@ -93,7 +105,7 @@ def _transport() -> "HttpTransport":
                 "url": os.environ[URL],
                 "endpoint": os.environ.get(ENDPOINT, "api/v1/lineage"),
                 "timeout": PATIENCE_SECONDS,
-                "retry": {"total": 0, "read": 0, "connect": 0},
+                "retry": {"total": 0, "read": 0, "connect": 0, "status_forcelist": []},
                 **({"auth": {"type": "api_key", "apiKey": key}} if key else {}),
             }
         )
