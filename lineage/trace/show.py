@@ -13,13 +13,13 @@ from rich.table import Table
 from lineage.checkout import checked_out
 from lineage.documents import Place
 from lineage.history import Build, build_at
+from lineage.plain import plain
 from lineage.steps import Plan, seen
-from lineage.summary import UNKNOWN, plain
 from lineage.trace.content import TOP, Content, content_of, named, parts, steps_asked
 from lineage.training import plan_of
 from lineage.why.answer import WANTED, not_found
 from lineage.why.query import located
-from lineage.why.show import console, line, outcome
+from lineage.why.show import UNKNOWN, console, line, outcome
 from lineage.why.way import Way, way_of
 from stages.params import Refusal
 

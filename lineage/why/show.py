@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lineage.history import build_at
-from lineage.summary import UNKNOWN, plain
+from lineage.plain import plain
 from lineage.why.answer import Answer, answer_of
 from lineage.why.query import Unreadable
 from lineage.why.way import End, Question, Way
 from stages.params import Refusal
 
+UNKNOWN = "–"
 SHOWN_WAYS = 3
 SHOWN_STEPS = 12
 
