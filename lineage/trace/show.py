@@ -65,7 +65,7 @@ def print_document(query: str, at: str | None, as_json: bool, root: Path = Path(
     """
     build = build_at(root, at)
     with checked_out(root, build, WANTED) as folder:
-        place = one(build, located(folder, query), query)
+        place = one(root, build, folder, query)
         plan = plan_of(root, build, folder)
         way = way_of(root, build, folder, place, plan)
         visits = visits_of(plan, way)
@@ -76,14 +76,15 @@ def print_document(query: str, at: str | None, as_json: bool, root: Path = Path(
         show_visits(build, plan, way, visits, console())
 
 
-def one(build: Build, places: list[Place], query: str) -> Place:
-    """The only one of `places`.
+def one(root: Path, build: Build, folder: Path, query: str) -> Place:
+    """The document that `query` names.
 
     Raises:
         Refusal: if there is none, or there are several.
     """
+    places = located(folder, query)
     if not places:
-        raise Refusal(not_found(build, query))
+        raise Refusal(not_found(root, build, folder, query))
     if len(places) > 1:
         ids = ", ".join(place.id for place in places[:3])
         raise Refusal(f"{len(places)} documents of {build.title} are named by {query!r} ({ids}, …); give one id")

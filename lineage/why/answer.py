@@ -9,8 +9,10 @@ from pathlib import Path
 from lineage.checkout import checked_out
 from lineage.documents import DEDUP, EXTRACT, FILTER, TOKENIZE, Place
 from lineage.history import LOCK, Build
+from lineage.plain import plain
 from lineage.steps import Plan
 from lineage.training import plan_of
+from lineage.why.elsewhere import elsewhere
 from lineage.why.query import Unreadable, located, unreadable
 from lineage.why.way import Way, way_of
 from stages.params import Refusal, parse_params
@@ -56,7 +58,7 @@ def answer_of(root: Path, build: Build, query: str | None, text: str | None) -> 
             if answer := answer_to_name(root, build, folder, query):
                 return answer
             if not any(letter.isspace() for letter in query.strip()):
-                raise Refusal(not_found(build, query))
+                raise Refusal(not_found(root, build, folder, query))
         return answer_to_text(root, build, folder, text if text is not None else query or "")
 
 
@@ -105,9 +107,11 @@ def answer_to_text(root: Path, build: Build, folder: Path, text: str) -> Answer:
     )  # fmt: skip
 
 
-def not_found(build: Build, query: str) -> str:
-    """Why there is no answer."""
+def not_found(root: Path, build: Build, folder: Path, query: str) -> str:
+    """Why there is no answer, and where there may be one."""
+    known = elsewhere(root, build, folder, query)
     return (
-        f"no document of {build.title} has the id, origin or URL {query!r}; ask for another build by --at REV, "
-        f"or with its text: pedigree why --text FILE"
+        f"no document of {build.title} has the id, origin or URL {plain(query)!r}"
+        + (f"; {known}" if known else "")
+        + "; a text is asked for by --text FILE"
     )
