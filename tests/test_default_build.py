@@ -9,6 +9,7 @@ import pytest
 from tiny import ROOT
 
 from lineage.builds import beside_commit
+from lineage.report import write_report
 from lineage.summary import Summary, read_summary
 
 pytestmark = [pytest.mark.default_build, pytest.mark.timeout(1800)]
@@ -54,3 +55,11 @@ def test_the_curve_over_checkpoints_falls(summary):
 
     assert len(scores) >= 3
     assert scores[-1] == min(scores)
+
+
+def test_the_review_site_holds_every_document_in_under_3_mb(summary, tmp_path):
+    index = write_report(ROOT, tmp_path / "report")
+
+    assert sum(path.stat().st_size for path in index.parent.iterdir()) < 3_000_000
+    documents = f"All {sum(source.read for source in summary.sources):,} documents that were read are on this page"
+    assert documents in index.with_name("documents.html").read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from itertools import pairwise
 
 from lineage.attestation import Record
@@ -10,6 +9,7 @@ from lineage.history import Build, Stage
 from lineage.pictures import MODEL, PALE, Box, draw_dag
 from lineage.report.census import FATES, Census, Spread
 from lineage.report.documents import DROPPED, HELD_OUT, TRAIN, UNDECIDED, UNEXTRACTED
+from lineage.report.runs import duration, spoken
 from lineage.report.versions import Row
 from lineage.svg import GRID, INK, MUTED, Axis, card, label, line, marker, shape, short_number, ticks
 
@@ -39,24 +39,6 @@ def _digest(stage: Stage, box: Box, source: str) -> str:
     """DVC's digest of what the box says that the stage makes, shortened."""
     made = box.outs[0].replace("${key}", source).replace("${item}", source) if box.outs else ""
     return stage.outs[made].md5[:10] if made in stage.outs else ""
-
-
-def duration(record: Record | None) -> float | None:
-    """The seconds that a stage took; None if there is no record, or nobody saw it run."""
-    if record is None or record.began is None or record.finished is None:
-        return None
-    try:
-        return (datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.began)).total_seconds()
-    except (TypeError, ValueError):
-        return None
-
-
-def spoken(seconds: float) -> str:
-    """A duration as people write it: 48 s, 12 min 5 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def draw_funnel(sources: Sequence[Census]) -> str:

@@ -21,7 +21,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lineage.attestation import Record, records_of
-from lineage.builds import DATA
 from lineage.history import Build, build_at, is_shallow
 from lineage.pictures import draw_bits_per_byte, draw_loss, read_boxes, read_curve, read_scores
 from lineage.plain import plain
@@ -30,6 +29,7 @@ from lineage.report.census import MOST_DOCUMENTS, Census, take
 from lineage.report.changes import changes
 from lineage.report.documents import DROPPED, HELD_OUT, TRAIN, UNEXTRACTED
 from lineage.report.layout import Layout, laid_out, stages_of
+from lineage.report.runs import Run, environments, spoken
 from lineage.report.search import index
 from lineage.report.versions import committed, rows
 from lineage.summary import REFERENCES
@@ -69,6 +69,7 @@ def render(root: Path, build: Build, layout: Layout) -> dict[str, str]:
     params = _params(layout)
     censuses = take(layout.folder, params)
     records = records_of(root, build)
+    runs = [Run(stage, records.get(stage.name)) for stage in stages_of(build)]
     table = rows(root, build, layout.folder)
     shown = next(row for row in table if row.is_shown)
     facts = {
@@ -79,8 +80,8 @@ def render(root: Path, build: Build, layout: Layout) -> dict[str, str]:
         "is_shallow": is_shallow(root),
         "missing": layout.missing,
         "censuses": censuses,
-        "stages": _stages(build, records),
-        "environments": _environments(records.values()),
+        "runs": runs,
+        "environments": environments(runs),
         "samples": _list(layout.folder / "models/samples.json"),
         "pretrain": _object(layout.folder / "metrics/pretrain.json"),
         "evaluation": _evaluation(_object(layout.folder / "metrics/evaluate.json")),
@@ -122,7 +123,7 @@ def _environment() -> Environment:
         "bar": lambda count, whole: Markup(drawings.draw_bar(count.documents, whole)),
         "brief": brief, "count": count, "digits": digits,
         "figure": figure, "percent": percent,
-        "spoken": drawings.spoken, "value": value_text,
+        "spoken": spoken, "value": value_text,
     }  # fmt: skip
     return environment
 
@@ -189,33 +190,6 @@ def _data(values: Any) -> Markup:
 
 
 # ---- what is gathered -------------------------------------------------------------------------------------
-
-
-def _stages(build: Build, records: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """A row for each stage: what it made, how long that took, whether there is a record of it, signed or not."""
-    return [
-        {
-            "name": stage.name,
-            "outs": list(stage.outs.values()),
-            "grade": "data" if stage.kind in DATA else "model" if stage.kind == "pretrain" else "metric",
-            "seconds": drawings.duration(record),
-            "began": record.began if record else None,
-            "record": record.path if record else None,
-            "is_signed": bool(record and record.envelope),
-        }
-        for stage in stages_of(build)
-        for record in [records.get(stage.name)]
-    ]
-
-
-def _environments(records: Any) -> list[dict[str, Any]]:
-    """The kinds of machines that records speak of, with the stages that ran on each."""
-    found: dict[str, dict[str, Any]] = {}
-    for record in records:
-        facts = dict(record.definition.get("internalParameters") or {})
-        key = json.dumps(facts, sort_keys=True, default=str)
-        found.setdefault(key, {"facts": facts, "stages": []})["stages"].append(record.stage)
-    return list(found.values())
 
 
 def _mixture(params: Mapping[str, Any], censuses: Sequence[Census], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
