@@ -6,7 +6,7 @@ UNLOCKED := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda
     nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
     nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
 
-.PHONY: help setup repro test test-build check format verify bench bench-flows campaign lock clean
+.PHONY: help setup repro test test-build check format verify bench bench-flows bench-lineage campaign lock clean
 
 help:  ## What can be made.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -48,6 +48,9 @@ bench: setup  ## This program and its peers on the same work, in turn.
 
 bench-flows: setup  ## What a flow costs beyond DVC, and what it saves.
 	python -m benchmarks.flows
+
+bench-lineage: setup  ## How long questions take, to a million documents and a hundred builds.
+	python -m benchmarks.lineage
 
 campaign: setup  ## 100 builds, each with a fault at a random moment, and the table of what became of them.
 	python -m pytest tests/flows/test_campaign.py --builds 100 --timeout 7200 -s

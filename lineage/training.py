@@ -5,6 +5,8 @@ dvc.lock and the manifests of data/tokenize  ->  where each shard begins in the 
 Parameters are those of dvc.lock: with them the stage ran, whatever params.yaml has become since.
 """
 
+import ast
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,14 +15,15 @@ from typing import Any
 
 from lineage.checkout import files_of
 from lineage.documents import TOKENIZE, sources
-from lineage.history import LOCK, Build
+from lineage.history import LOCK, Build, Stage, text_at
 from lineage.steps import Plan
+from stages import order
 from stages.documents import read_manifest
 from stages.order import Order, count_windows
 from stages.params import PARAMS_FILE, Refusal, parse_params, source_names
 from stages.pretrain.params import PretrainParams
 
-PRETRAIN, CHECKPOINTS = "pretrain", "models/checkpoints"
+PRETRAIN, CHECKPOINTS, ORDER = "pretrain", "models/checkpoints", "stages/order.py"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def plan_of(root: Path, build: Build, folder: Path) -> Plan:
     stage = build.stages.get(PRETRAIN)
     if stage is None or not sources(folder, TOKENIZE):
         raise Refusal(f"{LOCK} of {build.title} has no pretrain stage: nothing was trained; run `dvc repro`")
+    check_order(root, build, stage)
     params = parse_params(PretrainParams, stage.params.get(PRETRAIN), f"{LOCK} of {build.title}: {PRETRAIN}")
     mixture = mixture_of(build, stage.params.get("mixture"), folder)
     windows = {name: count_windows(stream_of(folder, name)[-1].end, params.sequence_length) for name in mixture}
@@ -52,6 +56,39 @@ def plan_of(root: Path, build: Build, folder: Path) -> Plan:
         params.objective == "causal",
         checkpoints_of(root, build, params),
     )
+
+
+def check_order(root: Path, build: Build, stage: Stage) -> None:
+    """Refuse a build that was trained in another order than this version's.
+
+    Comments and docstrings may differ.
+
+    Raises:
+        Refusal: if its order is another, or isn't known any more.
+    """
+    own, dep = Path(order.__file__).read_text(encoding="utf-8"), stage.deps.get(ORDER)
+    if dep is None or digest_of(own) == dep.md5:
+        return
+    theirs = text_at(root, build, ORDER)
+    if theirs is None or digest_of(theirs) != dep.md5 or instructions(theirs) != instructions(own):
+        raise Refusal(
+            f"{build.title} was trained with another {ORDER} than this version's, so its steps can't be computed here; "
+            f"ask with the version of Pedigree that trained it"
+        )
+
+
+def digest_of(text: str) -> str:
+    """The digest of a file with this text, as DVC has it."""
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def instructions(code: str) -> str:
+    """What Python does for `code`: its syntax tree, without docstrings."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def mixture_of(build: Build, weights: Any, folder: Path) -> dict[str, float]:

@@ -1,0 +1,276 @@
+"""A document is found however it is named, and its way is told, or why it can't be."""
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from rich.console import Console
+from tiny import Project
+
+from lineage.documents import find
+from lineage.history import build_at
+from lineage.why.answer import Answer, answer_of
+from lineage.why.query import located
+from lineage.why.show import show
+from lineage.why.way import Way, file_and_member
+from stages.documents import DOCUMENT_SCHEMA, document_id, write_manifest, write_shard
+from stages.params import Refusal
+
+ORIGINS = ("crawl.warc.gz#0", "crawl.warc.gz#1", "pages.zip!docs/a.html", "pages.zip!docs/b.html")
+URLS = ("https://one.example/", 'https://one.example/page?q="ü"', "https://two.example", "https://one.example/pa")
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """The documents of a build, by hand: four with URLs, in two shards of the source web."""
+    folder = tmp_path / "data/extract/web"
+    folder.mkdir(parents=True)
+    rows = [
+        {"id": document_id("web", origin), "origin": origin, "meta": json.dumps({"url": url}, ensure_ascii=False)}
+        for origin, url in zip(ORIGINS, URLS, strict=True)
+    ]
+    for number in (0, 1):
+        table = pl.DataFrame(rows[2 * number :][:2], schema=DOCUMENT_SCHEMA)
+        write_shard(folder / f"documents-{number:05d}.parquet", table)
+    write_manifest(folder, {})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        (document_id("web", ORIGINS[2]), [2]),
+        (document_id("web", ORIGINS[3])[:8].upper(), [3]),
+        (ORIGINS[1], [1]),
+        ("docs/b.html", [3]),
+        ("b.html", [3]),
+        (".html", []),
+        ("https://one.example", [0]),
+        (URLS[1], [1]),
+        ("https://two.example/", [2]),
+        ("https://two.exampl", []),
+        ("0" * 32, []),
+    ],
+)
+def test_a_document_is_named_by_id_origin_or_url(shelf, query, found):
+    places = located(shelf, query)
+
+    assert [place.origin for place in places] == [ORIGINS[number] for number in found]
+    assert [(place.shard, place.row) for place in places] == [divmod(number, 2) for number in found]
+
+
+@pytest.mark.parametrize(
+    ("origin", "parts"),
+    [
+        ("a.whl!docs/x.html", ("a.whl", "docs/x.html", None)),
+        ("a!b.jsonl#12", ("a!b.jsonl", None, 12)),
+        ("a.tar!x#y.txt", ("a.tar", "x#y.txt", None)),
+        ("unknown.zip!x.xml#0", ("unknown.zip", "x.xml", 0)),
+    ],
+)
+def test_an_origin_is_taken_apart_at_the_file_that_was_downloaded(origin, parts):
+    told = file_and_member(origin, {"a.whl": "1", "a!b.jsonl": "2", "a.tar": "3"})
+
+    assert (told["file"], told["member"], told["record"]) == parts
+    assert (told["sha256"] is None) == (parts[0] == "unknown.zip")
+
+
+# ---- a built project -------------------------------------------------------------------------------------------
+
+
+def texts(project: Project) -> dict[str, str]:
+    """The texts of the stories, by origin."""
+    lines = (project.folder / "corpus/stories.jsonl").read_text(encoding="utf-8").splitlines()
+    return {f"stories.jsonl#{number}": json.loads(line)["text"] for number, line in enumerate(lines)}
+
+
+def answer(project: Project, query: str | None = None, text: str | None = None, at: str | None = None) -> Answer:
+    """What a build of `project` knows."""
+    return answer_of(project.folder, build_at(project.folder, at), query, text)
+
+
+def test_a_pasted_text_is_found_whatever_its_case_and_white_space(committed):
+    text = texts(committed)["stories.jsonl#7"]
+
+    found = answer(committed, text=f"\n {text.upper()} ".replace(" ", " \t "))
+
+    assert [way.origin for way in found.ways] == ["stories.jsonl#7"]
+    assert not found.nearest
+
+
+def test_a_changed_text_is_found_by_its_shingles_with_its_similarity(committed):
+    text = texts(committed)["stories.jsonl#7"]
+    half = text[: len(text) // 2]
+
+    changed = answer(committed, text=text.replace(" and it ", " but it ", 1))
+    part = answer(committed, text=half)
+
+    assert changed.nearest[0].origin == changed.ways[0].origin == "stories.jsonl#7"
+    assert 0.8 < changed.nearest[0].similarity < 1
+    assert part.nearest[0].origin == "stories.jsonl#7"
+    assert part.nearest[0].contained > 0.95
+    assert 0.3 < part.nearest[0].similarity < 0.7
+    assert part.compared == part.documents
+
+
+def test_a_text_that_no_document_is_like_is_refused_in_one_sentence(committed):
+    with pytest.raises(Refusal, match=r"none of the 8[0-9] compared shares 5 words"):
+        answer(committed, text="Nothing that any of these documents says is like what stands here, not at all.")
+
+
+def test_rules_are_shown_with_value_and_threshold_and_the_first_broken_one_decides(committed):
+    way = answer(committed, "stories.jsonl#62").ways[0]
+
+    assert way.ended.rule == "gopher_quality.min_words"
+    question = next(question for question in way.rules if not question.holds)
+    assert (question.rule, question.measured, question.relation, question.threshold) == (
+        "gopher_quality.min_words", 2, "at least", 50
+    )  # fmt: skip
+    assert (way.file, way.record, len(way.sha256)) == ("stories.jsonl", 62, 64)
+    assert way.tokens is way.trained is way.split is None
+
+
+def test_a_duplicate_names_the_document_that_was_kept(committed):
+    way = answer(committed, "stories.jsonl#60").ways[0]
+    kept = way.ended.duplicate_origin
+
+    assert {way.origin, kept} == {"stories.jsonl#60", "stories.jsonl#3"} or answer(committed, kept).ways[0].split
+
+
+def test_the_answer_loads_neither_torch_nor_prefect_nor_dvc(committed):
+    ask = "import sys, pedigree; sys.argv = ['pedigree', *{}]; pedigree.app(standalone_mode=False); print(*sys.modules)"
+    for command in (["why", "stories.jsonl#7"], ["trace", "--step", "1"]):
+        done = committed.run(sys.executable, "-c", ask.format(command))
+
+        assert done.returncode == 0, done.stderr
+        loaded = set(done.stdout.splitlines()[-1].split())
+        assert "polars" in loaded
+        assert not loaded & {"torch", "transformers", "prefect", "dvc", "scipy"}
+
+
+# ---- builds of the history, as they are ------------------------------------------------------------------------
+
+
+def test_a_missing_object_is_named_with_how_to_get_it(repository):
+    out = build_at(repository.folder).outs["data/extract/stories"]
+    shutil.rmtree(repository.folder / "data/extract/stories")
+    (repository.folder / ".dvc/cache/files/md5" / out.md5[:2] / out.md5[2:]).unlink()
+
+    done = repository.run(sys.executable, "pedigree.py", "why", "stories.jsonl#7")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: object {out.md5} of data/extract/stories")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def without(project: Project, *kinds: str) -> None:
+    """Take the stages of these kinds out of dvc.lock."""
+    path = project.folder / "dvc.lock"
+    lock = yaml.safe_load(path.read_text(encoding="utf-8"))
+    lock["stages"] = {name: stage for name, stage in lock["stages"].items() if name.split("@")[0] not in kinds}
+    path.write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("gone", "unknown"),
+    [
+        (["pretrain"], "nothing was trained"),
+        (["tokenize", "pretrain"], "its tokens and steps are unknown"),
+        (["dedup", "tokenize", "pretrain"], "has no data/dedup/stories"),
+        (["filter", "dedup", "tokenize", "pretrain"], "has no filter@stories: its rules are unknown"),
+        (["download"], "the digest of the file is unknown"),
+    ],
+)
+def test_what_a_build_without_a_stage_cannot_tell_is_said_to_be_unknown(repository, gone, unknown):
+    origin = next(way.origin for way in trained(repository))
+    without(repository, *gone)
+
+    way = answer(repository, origin).ways[0]
+
+    assert any(unknown in sentence for sentence in way.unknown)
+    assert way.trained is None or gone == ["download"]
+
+
+def trained(project: Project) -> list[Way]:
+    """A story that was trained on."""
+    return [
+        way for number in range(5) for way in answer(project, f"stories.jsonl#{number}").ways if way.split == "train"
+    ]
+
+
+def test_rules_of_another_version_are_said_to_be_unknown_and_the_decision_stays(repository):
+    path = repository.folder / "dvc.lock"
+    path.write_text(path.read_text(encoding="utf-8").replace("gopher_quality: {}", "gopher_quality: {min_wards: 3}"))
+
+    way = answer(repository, "stories.jsonl#62").ways[0]
+
+    assert not way.rules
+    assert way.ended.rule == "gopher_quality.min_words"
+    assert "min_wards" in way.unknown[0]
+
+
+def test_steps_of_another_order_are_refused(repository):
+    origin = trained(repository)[0].origin
+    path = repository.folder / "dvc.lock"
+    lock = yaml.safe_load(path.read_text(encoding="utf-8"))
+    dep = next(dep for dep in lock["stages"]["pretrain"]["deps"] if dep["path"] == "stages/order.py")
+    dep["md5"] = "0" * 32
+    path.write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
+
+    way = answer(repository, origin).ways[0]
+
+    assert way.trained is None
+    assert any("another stages/order.py" in sentence for sentence in way.unknown)
+
+
+def test_a_document_of_a_source_that_was_renamed_is_found_under_its_old_id(repository):
+    old = find(repository.folder, pl.col("origin") == "stories.jsonl#7")[0]
+    lock = (repository.folder / "dvc.lock").read_text(encoding="utf-8")
+    (repository.folder / "dvc.lock").write_text(lock.replace("stories", "tales"), encoding="utf-8")
+    for stage in ("download", "extract", "filter", "dedup", "tokenize"):
+        (repository.folder / "data" / stage / "stories").rename(repository.folder / "data" / stage / "tales")
+    rename_documents(repository.folder / "data/extract/tales")
+
+    with pytest.raises(Refusal) as refused:
+        answer(repository, old.id)
+
+    assert f"the build main has it (stories: {old.origin}): ask with --at main" in str(refused.value)
+    assert f"here the same origin is {document_id('tales', old.origin)} of tales" in str(refused.value)
+    assert answer(repository, old.id, at="main").ways[0].origin == old.origin
+
+
+def rename_documents(folder: Path) -> None:
+    """Give the documents in `folder` the ids that they have in the source tales, and dvc.lock another digest of it."""
+    for path in folder.glob("documents-*.parquet"):
+        table = pl.read_parquet(path)
+        path.unlink()  # it is a link into the cache
+        ids = [document_id("tales", origin) for origin in table["origin"]]
+        write_shard(path, table.with_columns(id=pl.Series(ids), source=pl.lit("tales")))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, {})
+    lock = folder.parents[2] / "dvc.lock"
+    values = yaml.safe_load(lock.read_text(encoding="utf-8"))
+    values["stages"]["extract@tales"]["outs"][0]["md5"] = "0" * 32 + ".dir"
+    lock.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+# ---- what is shown ---------------------------------------------------------------------------------------------
+
+
+def test_what_comes_from_the_web_does_not_steer_the_terminal():
+    hostile = "\x1b]0;owned\x07[red]\u202e\x9b31m"
+    way = Way("0" * 32, f"s{hostile}", f"o{hostile}", file=hostile, member=hostile, license=hostile, language=hostile,
+              meta={f"title{hostile}": hostile}, snippet=hostile, unknown=[hostile])  # fmt: skip
+    out = io.StringIO()
+
+    show(
+        Answer(hostile, None, hostile, [way]), Console(file=out, markup=False, emoji=False, highlight=False, width=200)
+    )
+
+    assert "[red]" in out.getvalue()
+    assert not set(out.getvalue()) & set("\x1b\x07\u202e\x9b")
