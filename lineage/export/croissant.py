@@ -67,13 +67,17 @@ def description(facts: Facts, folder: str = ".") -> dict[str, Any]:
     """The description of the build's documents; the project lies at `folder` from where it will stand."""
     languages = [row["language"] for row in by(facts.tally, "language") if row["language"]]
     known = {"version": facts.version, "datePublished": facts.date, "inLanguage": languages or None}
+    name = f"urn:pedigree:dvc.lock:sha256:{facts.digest}"
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS,
         "name": NAME,
         "description": _summary(facts),
-        "identifier": f"urn:pedigree:dvc.lock:sha256:{facts.digest}",
+        "identifier": name,
+        # The format wants a page and somebody who made it; a build knows its own name alone.
+        "url": name,
+        "creator": {"@type": "sc:Organization", "name": UNKNOWN},
         "license": [_licence(row["license"]) for row in by(facts.tally, "license")] or [UNKNOWN],
         "keywords": ["language modelling", "pretraining"],
         **{name: value for name, value in known.items() if value},
