@@ -3,10 +3,10 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from lineage.export.facts import UNKNOWN
 from lineage.summary import plain
 from stages.pretrain import card
 
-UNKNOWN = "unknown"
 WIDTH = 118
 
 
