@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from lineage.attestation.digests import md5_of
 from lineage.checkout import files_of
 from lineage.documents import TOKENIZE, sources
 from lineage.history import LOCK, Build, Stage, text_at
@@ -45,6 +46,7 @@ def plan_of(root: Path, build: Build, folder: Path) -> Plan:
     if stage is None or not sources(folder, TOKENIZE):
         raise Refusal(f"{LOCK} of {build.title} has no pretrain stage: nothing was trained; run `dvc repro`")
     check_order(root, build, stage)
+    check_tokens(root, build, stage)
     params = parse_params(PretrainParams, stage.params.get(PRETRAIN), f"{LOCK} of {build.title}: {PRETRAIN}")
     mixture = mixture_of(build, stage.params.get("mixture"), folder)
     windows = {name: count_windows(stream_of(folder, name)[-1].end, params.sequence_length) for name in mixture}
@@ -74,6 +76,30 @@ def check_order(root: Path, build: Build, stage: Stage) -> None:
         raise Refusal(
             f"{build.title} was trained with another {ORDER} than this version's, so its steps can't be computed here; "
             f"ask with the version of Pedigree that trained it"
+        )
+
+
+def check_tokens(root: Path, build: Build, stage: Stage) -> None:
+    """Refuse a working tree whose token shards were made again after its model, which then has other steps.
+
+    Nothing is refused where the list of a folder's files isn't in the cache.
+
+    Raises:
+        Refusal: if the model was trained on other token shards.
+    """
+    read = stage.deps.get(TOKENIZE)
+    files: dict[str, str] = {}
+    for path, out in build.outs.items():
+        if path.startswith(f"{TOKENIZE}/"):
+            listed = files_of(root, out)
+            if listed is None:
+                return
+            source = path.removeprefix(f"{TOKENIZE}/")
+            files |= {f"{source}/{name}": file.parent.name + file.name for name, file in listed.items()}
+    if read is not None and md5_of(files) != read.md5:
+        raise Refusal(
+            f"{build.title} has token shards that its model wasn't trained on: they were made again since; "
+            f"run `dvc repro`, or ask for the build before: --at HEAD"
         )
 
 

@@ -77,7 +77,7 @@ def show_way(way: Way, out: Console) -> None:
     for name, value in facts(way):
         line(out, name, value)
     if way.rules:
-        out.print(questions(way.rules))
+        out.print(questions(way.rules, way.ended.rule if way.ended else None))
     for name, value in outcome(way):
         line(out, name, value)
     for sentence in way.unknown:
@@ -111,13 +111,13 @@ def facts(way: Way) -> Iterable[tuple[str, str]]:
         yield "text", one_line(way.snippet) + " …"
 
 
-def questions(asked: list[Question]) -> Table:
-    """The rules of filter as a table; the broken ones are marked."""
+def questions(asked: list[Question], decisive: str | None) -> Table:
+    """The rules of filter as a table; the broken ones are marked, and the one that decided."""
     table = Table(title="\nRules of filter, in the order in which they are asked", title_justify="left")
     for column in ("rule", "measured", "must be", ""):
         table.add_column(column, justify="right" if column == "measured" else "left")
     for each in asked:
-        broken = "" if each.holds else "broken"
+        broken = "" if each.holds else "broken: decides" if each.rule == decisive else "broken"
         style = None if each.holds else "bold"
         table.add_row(
             each.rule, number(each.measured), f"{each.relation} {number(each.threshold)}", broken, style=style

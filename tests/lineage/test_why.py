@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 import yaml
 from rich.console import Console
-from tiny import Project
+from tiny import ROOT, Project
 
 from lineage.documents import find
 from lineage.history import build_at
+from lineage.training import instructions
 from lineage.why.answer import Answer, answer_of
 from lineage.why.query import located
 from lineage.why.show import show
@@ -124,13 +125,12 @@ def test_a_text_that_no_document_is_like_is_refused_in_one_sentence(committed):
 
 
 def test_rules_are_shown_with_value_and_threshold_and_the_first_broken_one_decides(committed):
-    way = answer(committed, "stories.jsonl#62").ways[0]
+    way = answer(committed, "stories.jsonl#62").ways[0]  # "Too short."
 
-    assert way.ended.rule == "gopher_quality.min_words"
-    question = next(question for question in way.rules if not question.holds)
-    assert (question.rule, question.measured, question.relation, question.threshold) == (
-        "gopher_quality.min_words", 2, "at least", 50
-    )  # fmt: skip
+    broken = [(each.rule, each.relation, each.threshold) for each in way.rules if not each.holds]
+    assert broken[:2] == [("language.min_score", "at least", 0.65), ("gopher_quality.min_words", "at least", 50)]
+    assert {each.rule: each.measured for each in way.rules}["gopher_quality.min_words"] == 2
+    assert (way.ended.stage, way.ended.rule, way.ended.threshold) == ("data/filter", "language.min_score", 0.65)
     assert (way.file, way.record, len(way.sha256)) == ("stories.jsonl", 62, 64)
     assert way.tokens is way.trained is way.split is None
 
@@ -210,22 +210,33 @@ def test_rules_of_another_version_are_said_to_be_unknown_and_the_decision_stays(
     way = answer(repository, "stories.jsonl#62").ways[0]
 
     assert not way.rules
-    assert way.ended.rule == "gopher_quality.min_words"
+    assert way.ended.rule == "language.min_score"
     assert "min_wards" in way.unknown[0]
 
 
-def test_steps_of_another_order_are_refused(repository):
+@pytest.mark.parametrize(
+    ("read", "unknown"),
+    [("stages/order.py", "another stages/order.py"), ("data/tokenize", "shards that its model wasn't trained on")],
+)
+def test_steps_of_another_order_or_of_other_tokens_are_not_told(repository, read, unknown):
     origin = trained(repository)[0].origin
     path = repository.folder / "dvc.lock"
     lock = yaml.safe_load(path.read_text(encoding="utf-8"))
-    dep = next(dep for dep in lock["stages"]["pretrain"]["deps"] if dep["path"] == "stages/order.py")
+    dep = next(dep for dep in lock["stages"]["pretrain"]["deps"] if dep["path"] == read)
     dep["md5"] = "0" * 32
     path.write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
 
     way = answer(repository, origin).ways[0]
 
     assert way.trained is None
-    assert any("another stages/order.py" in sentence for sentence in way.unknown)
+    assert any(unknown in sentence for sentence in way.unknown)
+
+
+def test_an_order_that_differs_in_its_comments_is_the_same():
+    code = (ROOT / "stages/order.py").read_text(encoding="utf-8")
+
+    assert instructions(code) == instructions(code.replace('"""Where the', '"""Whither the') + "\n# The end.\n")
+    assert instructions(code) != instructions(code.replace("ROUNDS = 6", "ROUNDS = 7"))
 
 
 def test_a_document_of_a_source_that_was_renamed_is_found_under_its_old_id(repository):
