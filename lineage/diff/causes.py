@@ -68,7 +68,7 @@ def _stages(build: Build) -> dict[str, Stage]:
 def _causes(before: Stage, stage: Stage, first: Build, second: Build) -> Iterator[Cause]:
     if before.command != stage.command:
         yield Cause("command", stage.command, before.command, stage.command)
-    for name, (old, new) in differences(flat(before.params), flat(stage.params)).items():
+    for name, (old, new) in param_differences(before.params, stage.params).items():
         yield Cause("parameter", name, old, new)
     for path, (old, new) in differences(_digests(before.deps), _digests(stage.deps)).items():
         sources = [*writers(second.stages.values(), path), *writers(first.stages.values(), path)]
@@ -118,9 +118,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def param_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs of nested parameters, by full name. A section that was empty is no parameter once it has some."""
+    before, after = flat(old), flat(new)
+    sections = {name.rpartition(".")[0] for name in {**before, **after}}
+    return {name: pair for name, pair in differences(before, after).items() if name not in sections}
+
+
 def params_of(build: Build) -> dict[str, Any]:
-    """Every parameter that a stage of `build` was given, by its full name."""
-    return {name: leaf for stage in build.stages.values() for name, leaf in flat(stage.params).items()}
+    """Every parameter that a stage of `build` was given, by the names that dvc.yaml gives them."""
+    return {name: value for stage in build.stages.values() for name, value in stage.params.items()}
 
 
 def code_of(build: Build) -> dict[str, str]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lineage.diff.causes import Again, code_of, differences, params_of, ran_again
+from lineage.diff.causes import Again, code_of, differences, param_differences, params_of, ran_again
 from lineage.diff.code import File, changed_files
 from lineage.diff.documents import Moved, counts, moved
 from lineage.diff.results import Metric, Score, Vocabulary, metrics_of, scores, vocabulary_of
@@ -75,7 +75,7 @@ def two_builds(root: Path, first: str | None, second: str | None) -> tuple[Build
 
 def difference(root: Path, first: Build, second: Build) -> Difference:
     """All that differs between `first` and `second`."""
-    found = Difference(first, second, differences(params_of(first), params_of(second)))
+    found = Difference(first, second, param_differences(params_of(first), params_of(second)))
     found.code = list(differences(code_of(first), code_of(second)))
     found.files = changed_files(root, first, second, found.code)
     found.again = ran_again(first, second)

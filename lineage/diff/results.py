@@ -89,8 +89,9 @@ def read_json(shelf: Objects, build: Build, path: str, within: str = "") -> dict
     """
     if path not in build.outs:
         return {}
+    file = shelf.file(build, path, within)
     try:
-        loaded = json.loads(shelf.file(build, path, within).read_text(encoding="utf-8"))
+        loaded = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         loaded = type(error).__name__
     if not isinstance(loaded, dict):
