@@ -9,6 +9,7 @@ has the tokens [w·T, w·T + T]: all but the last go in, all but the first are a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,18 @@ class Seen:
     windows: Ints
 
 
+@dataclass(frozen=True)
+class Times:
+    """How often each window of a source was drawn: arrays of shape (windows,), and one longer for the sums."""
+
+    each: Ints
+
+    @cached_property
+    def sums(self) -> Ints:
+        """How often the windows before each were drawn, all together."""
+        return np.append(0, np.cumsum(self.each))
+
+
 def seen(order: Order, source: str, windows: range, before: int) -> Seen:
     """When the `windows` of `source` are trained on, in the samples with a number below `before`."""
     size, share = order.windows[source], order.per_block[source]
@@ -100,10 +113,10 @@ def _numbers(order: Order, source: str, ranks: Ints) -> Ints:
     )
 
 
-def drawn(order: Order, begin: int, end: int) -> dict[str, Ints]:
-    """How often each window of each source is in the samples [begin, end): arrays of shape (windows,)."""
+def drawn(order: Order, begin: int, end: int) -> dict[str, Times]:
+    """How often each window of each source is in the samples [begin, end)."""
     ranks = _ranks(order, begin, end)
-    return {source: _times(order, source, ranges) for source, ranges in ranks.items()}
+    return {source: Times(_times(order, source, ranges)) for source, ranges in ranks.items()}
 
 
 def _ranks(order: Order, begin: int, end: int) -> dict[str, list[Ints]]:
@@ -144,7 +157,7 @@ def _times(order: Order, source: str, ranges: list[Ints]) -> Ints:
     return times
 
 
-def target_tokens(plan: Plan, times: Ints, begins: Ints, ends: Ints) -> Ints:
+def target_tokens(plan: Plan, times: Times, begins: Ints, ends: Ints) -> Ints:
     """How many target tokens each of the token ranges [begin, end) has in windows drawn so many `times`.
 
     Of a causal model the targets of the window w are the tokens [w·T + 1, w·T + T]; of a masked one a part of its
@@ -154,20 +167,20 @@ def target_tokens(plan: Plan, times: Ints, begins: Ints, ends: Ints) -> Ints:
     return _sum_before(plan.length, times, ends - ahead) - _sum_before(plan.length, times, begins - ahead)
 
 
-def _sum_before(length: int, times: Ints, positions: Ints) -> Ints:
+def _sum_before(length: int, times: Times, positions: Ints) -> Ints:
     """The sum over the positions before each of `positions` of how often their window was drawn."""
-    sums = np.append(0, np.cumsum(times))
-    whole, rest = np.divmod(np.clip(positions, 0, len(times) * length), length)
-    found: Ints = sums[whole] * length + np.append(times, 0)[whole] * rest
+    windows = len(times.each)
+    whole, rest = np.divmod(np.clip(positions, 0, windows * length), length)
+    found: Ints = times.sums[whole] * length + times.each[np.minimum(whole, windows - 1)] * rest
     return found
 
 
-def times_seen(plan: Plan, times: Ints, begins: Ints, ends: Ints) -> Ints:
+def times_seen(plan: Plan, times: Times, begins: Ints, ends: Ints) -> Ints:
     """In how many of the samples drawn any token of each of the non-empty ranges [begin, end) is seen."""
     last_seen = plan.length if plan.causal else plan.length - 1
-    sums = np.append(0, np.cumsum(times))
-    first = np.clip(-(-(begins - last_seen) // plan.length), 0, len(times))
-    found: Ints = sums[np.clip((ends - 1) // plan.length + 1, first, len(times))] - sums[first]
+    windows = len(times.each)
+    first = np.clip(-(-(begins - last_seen) // plan.length), 0, windows)
+    found: Ints = times.sums[np.clip((ends - 1) // plan.length + 1, first, windows)] - times.sums[first]
     return found
 
 

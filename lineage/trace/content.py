@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from lineage.documents import DEDUP, EXTRACT, TOKENIZE
-from lineage.steps import Ints, Plan, drawn, target_tokens, times_seen
+from lineage.steps import Plan, Times, drawn, target_tokens, times_seen
 from lineage.training import TokenShard, stream_of
 from stages.documents import kept_of_shard, read_shard, shard_name
 from stages.params import Refusal
@@ -119,11 +119,11 @@ def parts(folder: Path, plan: Plan, first: int, last: int) -> Iterator[Part]:
     for source, times in drawn(plan.order, *plan.samples_of(first, last)).items():
         for shard in stream_of(folder, source):
             windows = plan.windows_of(source, shard.begin, shard.end)
-            if times[windows.start : windows.stop].any():
+            if times.sums[windows.stop] > times.sums[windows.start]:
                 yield Part(source, shard.number, seen_in(folder, plan, times, source, shard))
 
 
-def seen_in(folder: Path, plan: Plan, times: Ints, source: str, shard: TokenShard) -> pl.DataFrame:
+def seen_in(folder: Path, plan: Plan, times: Times, source: str, shard: TokenShard) -> pl.DataFrame:
     """The documents of one token shard that are seen in windows drawn so many `times`."""
     sidecar = read_shard(folder / TOKENIZE / source / shard_name("documents", shard.number), ["first_token", "tokens"])
     begins = sidecar["first_token"].to_numpy() + shard.begin

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from lineage.steps import Plan, drawn, seen, target_tokens, times_seen
+from lineage.steps import Plan, Times, drawn, seen, target_tokens, times_seen
 from stages.order import Order
 
 CASES = range(25)
@@ -49,7 +49,7 @@ def test_windows_are_drawn_as_often_as_the_order_draws_them(case):
     samples = [order.sample(number) for number in range(begin, end)]
     for source, size in order.windows.items():
         own = [sample.window for sample in samples if sample.source == source]
-        assert times[source].tolist() == np.bincount(np.array(own, int), minlength=size).tolist()
+        assert times[source].each.tolist() == np.bincount(np.array(own, int), minlength=size).tolist()
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -72,8 +72,8 @@ def test_a_token_is_seen_where_it_goes_in_or_is_asked_for(case, causal):
     asked_for = sum(times[window] for window in range(windows) for at in range(begin, end) if at in targets[window])
 
     assert list(plan.windows_of("a", begin, end)) == holding
-    assert times_seen(plan, times, np.array([begin]), np.array([end])).tolist() == [times[holding].sum()]
-    assert target_tokens(plan, times, np.array([begin]), np.array([end])).tolist() == [asked_for]
+    assert times_seen(plan, Times(times), np.array([begin]), np.array([end])).tolist() == [times[holding].sum()]
+    assert target_tokens(plan, Times(times), np.array([begin]), np.array([end])).tolist() == [asked_for]
 
 
 @pytest.mark.parametrize(
