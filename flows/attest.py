@@ -38,7 +38,7 @@ def leave_record(root: Path, ended: Ended, tell: Tell) -> None:
     try:
         build = Build(lock_text(root), None, None, ())
         write_record(root, build, build.stages[ended.stage], ended.seen)
-    except (Refusal, OSError, KeyError, DvcException) as error:
+    except (Refusal, OSError, KeyError) as error:
         tell(f"it leaves no record ({error}); `pedigree attest` writes one later, without times")
 
 
@@ -112,13 +112,15 @@ def lock_text(root: Path) -> str:
     """dvc.lock, whole: DVC writes it in place, under the lock of the project.
 
     Raises:
-        Refusal: if there is none.
+        Refusal: if there is none, or no project of DVC's.
     """
-    with _reading, Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
-        try:
+    try:
+        with _reading, Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
             return (root / LOCK).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise Refusal(f"{root / LOCK} is missing: nothing is built yet; run `dvc repro`") from None
+    except FileNotFoundError:
+        raise Refusal(f"{root / LOCK} is missing: nothing is built yet; run `dvc repro`") from None
+    except DvcException as error:
+        raise Refusal(f"DVC can't read the project: {' '.join(str(error).split())}") from error
 
 
 def _put(root: Path, name: str, data: bytes) -> str:

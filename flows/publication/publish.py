@@ -38,6 +38,7 @@ from flows.git import (
 )
 from flows.lifetime.lease import building
 from flows.publication.gate import ALL, Comparison, Evaluation, compare, read_evaluation
+from flows.publication.signature import sign_model
 from flows.publication.versions import ARTIFACT, PROD, assign, current, drop_leftovers, next_name, register, versions
 from flows.stage import Children, ComeAgain, Tell
 from flows.store import default_remote
@@ -96,6 +97,7 @@ class Publication:
         self.remote = default_remote(root)
         self.upstream = upstream(root) if self.remote else None
         self.comparison: Comparison | None = None
+        self.signature: str | None = None
 
     def run(self) -> Published:
         """Publish it, or say why not."""
@@ -108,6 +110,8 @@ class Publication:
             if version := published_as(self.root):
                 return Published("idle", f"this build is {ARTIFACT}@{version} already", version)
             self.comparison = self.compare()
+            if not self.comparison.reasons:
+                self.signature = sign_model(self.root)
             if self.upstream:
                 push_data(self.root, self.tell)
             if self.comparison.reasons:
@@ -172,7 +176,8 @@ class Publication:
         record = json.dumps(self.record(version, reasons), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         names = [*BUILD_FILES, *new_records(self.root)]
         texts = {name: (self.root / name).read_text(encoding="utf-8") for name in names}
-        return commit_beside(self.root, "HEAD", texts | {path: record}, message)
+        signed = {path.replace(".json", ".sig"): self.signature} if version and self.signature else {}
+        return commit_beside(self.root, "HEAD", texts | signed | {path: record}, message)
 
     def record(self, version: str | None, reasons: list[str]) -> dict[str, Any]:
         """What is known of the build, but who made it, where and when: the commit says that."""

@@ -1,6 +1,7 @@
 """A stage is handed over: a commit of the working tree, the store, a machine that has nothing else, and back."""
 
 import re
+import platform
 import shutil
 import subprocess
 import sys
@@ -118,8 +119,13 @@ def test_a_machine_with_nothing_but_the_store_runs_a_stage_and_it_is_restored_he
     assert len(node.errands) == 1  # its result was in the store
 
 
-def test_a_folder_that_both_see_is_a_store_as_well(shared, node):
-    assert errands(node, shared.root).run("alone", (), ELSEWHERE, silent).outcome == "restored"
+def test_a_folder_that_both_see_is_a_store_as_well_and_the_node_says_what_it_saw(shared, node):
+    ended = errands(node, shared.root).run("alone", (), ELSEWHERE, silent)
+
+    assert ended.outcome == "restored"
+    assert ended.seen.machine["python"] == platform.python_version()
+    assert ended.seen.began <= ended.seen.finished
+    assert ended.seen.peak_bytes > 2**20
 
 
 def test_what_is_in_the_cache_here_is_not_sent_anywhere(shared, node):
