@@ -89,7 +89,7 @@ def references(root: Path) -> list[Reference]:
     """Every version and candidate that git has here."""
     form = "%(refname)%09%(objectname)%09%(*objectname)%09%(creatordate:iso-strict)"
     command = ["git", "for-each-ref", f"--format={form}", "refs/tags/base@*", "refs/tags/base#*",
-               "refs/heads/candidate/", "refs/remotes/*/candidate/"]  # fmt: skip
+               "refs/heads/candidate/", "refs/remotes/*/candidate/*"]  # fmt: skip
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     tags = [(name.removeprefix("refs/tags/"), commit, date) for name, _, commit, date in lines if commit]

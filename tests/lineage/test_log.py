@@ -26,7 +26,7 @@ def another_build(folder):
     """Commit a dvc.lock whose evaluation is another file, which nobody has."""
     lock = (folder / "dvc.lock").read_text()
     md5 = lock.split("- path: metrics/evaluate.json")[1].split("md5: ")[1].split()[0]
-    (folder / "dvc.lock").write_text(lock.replace(md5, "0" * 32))
+    (folder / "dvc.lock").write_text(lock.replace(md5, "a" * 32))
     git(folder, "commit", "--quiet", "--all", "--message", "another build")
 
 
@@ -43,10 +43,10 @@ def published(committed, tmp_path_factory):
     git(folder, "tag", "--annotate", "--message", "back", "base#prod#3", "base@v1.0.0^{}")
     git(folder, "tag", "nonsense")
     git(folder, "checkout", "--quiet", "-b", "candidate/0123456789ab")
-    (folder / "dvc.lock").write_text((folder / "dvc.lock").read_text().replace("0" * 32, "1" * 32))
+    (folder / "dvc.lock").write_text((folder / "dvc.lock").read_text().replace("a" * 32, "b" * 32))
     git(folder, "commit", "--quiet", "--all", "--message", "worse")
     git(folder, "checkout", "--quiet", "main")
-    (folder / "dvc.lock").write_text((folder / "dvc.lock").read_text().replace("0" * 32, "2" * 32))
+    (folder / "dvc.lock").write_text((folder / "dvc.lock").read_text().replace("a" * 32, "c" * 32))
     git(folder, "commit", "--quiet", "--all", "--message", "not published")
     return folder
 
@@ -96,7 +96,7 @@ def test_what_is_not_in_the_cache_is_unknown_and_named(published, capsys):
     print_log(root=published)
 
     assert row.bits_per_byte is None
-    assert f"Unknown of v1.1.0: object {'0' * 32} of metrics/evaluate.json" in capsys.readouterr().out
+    assert f"Unknown of v1.1.0: object {'a' * 32} of metrics/evaluate.json" in capsys.readouterr().out
 
 
 def test_the_record_of_a_publication_knows_what_the_cache_lost(published, tmp_path):
