@@ -18,7 +18,7 @@ from lineage.why.way import Way, way_of
 from stages.params import Refusal, parse_params
 
 LONGEST_NAME = 400  # characters of an id, an origin or a URL; more is a text
-SIMILAR = 0.5  # a document that is as similar to a text is shown whole
+ALIKE = 0.5  # a document that is as much like a text is shown whole
 WANTED = (EXTRACT, FILTER, DEDUP, TOKENIZE)
 
 
@@ -96,7 +96,7 @@ def answer_to_text(root: Path, build: Build, folder: Path, text: str) -> Answer:
             f"no document of {build.title} has this text, and none of the {found.compared} compared shares "
             f"{params.ngram} words in a row with it; ask with a longer piece, or by its origin"
         )
-    best = [found.matches[0].place] if found.matches[0].similarity >= SIMILAR else []
+    best = [found.matches[0].place] if found.matches[0].likeness >= ALIKE else []
     alike = [
         Likeness(match.place.id, match.place.source, match.place.origin, match.similarity, match.contained)
         for match in found.matches

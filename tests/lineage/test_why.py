@@ -119,6 +119,17 @@ def test_a_changed_text_is_found_by_its_shingles_with_its_similarity(committed):
     assert part.compared == part.documents
 
 
+def test_an_excerpt_is_found_by_its_phrases_in_a_document_of_another_length(committed, monkeypatch):
+    monkeypatch.setattr("lineage.why.text.CHARACTERS", 200)  # so that its length leads to no more than two documents
+    excerpt = "\n".join(texts(committed)["stories.jsonl#7"].split()[30:60])
+
+    found = answer(committed, text=excerpt)
+
+    assert found.compared <= 3
+    assert (found.nearest[0].origin, found.nearest[0].contained) == ("stories.jsonl#7", 1)
+    assert found.nearest[0].similarity < 0.5
+
+
 def test_a_text_that_no_document_is_like_is_refused_in_one_sentence(committed):
     with pytest.raises(Refusal, match=r"none of the 8[0-9] compared shares 5 words"):
         answer(committed, text="Nothing that any of these documents says is like what stands here, not at all.")
