@@ -122,6 +122,15 @@ def builds(root: Path) -> list[Build]:
     return sorted(found, key=lambda build: build.date or "", reverse=True)
 
 
+def all_builds(root: Path, history: list[Build]) -> list[Build]:
+    """`history` (of `builds`), and before it the build of the working tree, if there is one that no commit has."""
+    try:
+        here = build_at(root)
+    except Refusal:
+        return history
+    return history if any(here.lock == build.lock for build in history) else [here, *history]
+
+
 def is_shallow(root: Path) -> bool:
     """Whether git history is cut off here, so that older builds are unknown."""
     return _git(root, "rev-parse", "--is-shallow-repository").strip() == "true"

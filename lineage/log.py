@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from lineage.checkout import Missing
 from lineage.diff.results import EVALUATION, TRAINING, read_json
-from lineage.history import Build, build_at, builds, is_shallow, text_at
+from lineage.history import Build, all_builds, build_at, builds, is_shallow, text_at
 from lineage.objects import Objects, objects
 from lineage.summary import UNKNOWN, plain
 from stages.params import Refusal
@@ -41,6 +41,11 @@ class Reference:
     date: str  # when it was made
     status: str
 
+    @property
+    def short(self) -> str:
+        """What git calls it: base@v1.2.0."""
+        return self.full.removeprefix("refs/tags/").removeprefix("refs/heads/")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -61,28 +66,21 @@ class Row:
 
 def rows(root: Path, with_all: bool = False) -> list[Row]:
     """The versions and candidates, the newest first; `with_all`, every other build of the history, too."""
-    found = [(reference, _build(root, reference)) for reference in references(root)]
+    history = builds(root)
+    named = {name: build for build in history for name in build.names}
+    found = [(reference, _build(root, reference, named)) for reference in references(root)]
     with objects(root) as shelf:
         table = [_row(shelf, reference, build) for reference, build in found]
         if with_all:
-            named = {build.lock for _, build in found}
-            table += [_row(shelf, None, build) for build in _all_builds(root) if build.lock not in named]
+            told = {build.lock for _, build in found}
+            table += [_row(shelf, None, build) for build in all_builds(root, history) if build.lock not in told]
     return sorted(table, key=lambda row: row.date or "9", reverse=True)
 
 
-def _build(root: Path, reference: Reference) -> Build:
-    return replace(build_at(root, reference.full), names=(reference.name,))
-
-
-def _all_builds(root: Path) -> Iterator[Build]:
-    history = builds(root)
-    try:
-        here = build_at(root)
-        if all(here.lock != build.lock for build in history):
-            yield here
-    except Refusal:
-        pass  # nothing is built here
-    yield from history
+def _build(root: Path, reference: Reference, known: Mapping[str, Build]) -> Build:
+    """The build that `reference` names, of those `known` by tag and branch, else asked of git."""
+    build = known.get(reference.short) or build_at(root, reference.full)
+    return replace(build, commit=reference.commit, names=(reference.name,))
 
 
 def references(root: Path) -> list[Reference]:

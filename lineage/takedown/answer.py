@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lineage.attestation import records_of
 from lineage.chain import downstream
 from lineage.checkout import checked_out
 from lineage.documents import DEDUP, EXTRACT, TOKENIZE, Place
-from lineage.history import Build, Stage, build_at, builds, is_shallow
+from lineage.history import Build, Stage, all_builds, build_at, builds, is_shallow
 from lineage.objects import Objects, objects
 from lineage.sources import renamed, source_names
-from lineage.steps import Plan, drawn, seen, target_tokens, times_seen
+from lineage.steps import Plan, Times, drawn, seen, target_tokens, times_seen
 from lineage.takedown.search import NO_TOKENS, Fate, Search, Tokens, other_ids
-from lineage.training import PRETRAIN, plan_of
+from lineage.training import PRETRAIN, check_tokens, plan_of
 from stages.params import Refusal, parse_params
 from stages.pretrain.params import PretrainParams
 from stages.takedown import RULE, Entry, Takedown
@@ -124,7 +123,7 @@ class Answer:
 
 def answer(root: Path, question: Takedown, with_copies: bool = False) -> Answer:
     """The answer to `question`, of every build that `root` knows; `with_copies`, also of the documents' duplicates."""
-    known = list(all_builds(root))
+    known = all_builds(root, builds(root))
     with objects(root) as shelf:
         search = asked(shelf, question, known)
         copies = tuple(_copies(search, known))
@@ -143,18 +142,6 @@ def answer(root: Path, question: Takedown, with_copies: bool = False) -> Answer:
         cost=cost(root, found),
         is_shallow=is_shallow(root),
     )
-
-
-def all_builds(root: Path) -> Iterator[Build]:
-    """The build of the working tree, if no commit has it, then those of git history, the newest first."""
-    history = builds(root)
-    try:
-        here = build_at(root)
-        if all(here.lock != build.lock for build in history):
-            yield here
-    except Refusal:
-        pass  # nothing is built here
-    yield from history
 
 
 def asked(shelf: Objects, question: Takedown, known: list[Build]) -> Search:
@@ -227,6 +214,7 @@ def _checkpoints(root: Path, build: Build, tokens: dict[str, Tokens]) -> tuple[t
     """What each checkpoint of `build` saw of `tokens`, and the first step that saw some."""
     if MODEL not in build.outs or PRETRAIN not in build.stages:
         return (), None
+    check_tokens(root, build, build.stages[PRETRAIN])  # else the tokens say nothing of the model
     if not tokens:
         return (InCheckpoint(None, 0, 0, None),), None
     return _trained(root, build, tokens)
@@ -236,20 +224,17 @@ def _trained(root: Path, build: Build, tokens: dict[str, Tokens]) -> tuple[tuple
     """What each checkpoint of `build` saw of `tokens`, and the first step that saw some."""
     with checked_out(root, build, [TOKENIZE]) as folder:
         plan = plan_of(root, build, folder)
-    times = {source: np.zeros(size, np.int64) for source, size in plan.order.windows.items()}
+    each = {source: np.zeros(size, np.int64) for source, size in plan.order.windows.items()}
     checkpoints, begin = [], 0
     for step in plan.checkpoints:
         end = step * plan.samples_per_step
-        for source, more in drawn(plan.order, begin, end).items():
-            times[source] += more
+        each = {source: each[source] + more.each for source, more in drawn(plan.order, begin, end).items()}
         begin = end
-        checkpoints.append(_checkpoint(plan, step, times, tokens))
+        checkpoints.append(_checkpoint(plan, step, {source: Times(own) for source, own in each.items()}, tokens))
     return tuple(checkpoints), _first_step(plan, tokens)
 
 
-def _checkpoint(
-    plan: Plan, step: int, times: dict[str, npt.NDArray[np.int64]], tokens: dict[str, Tokens]
-) -> InCheckpoint:
+def _checkpoint(plan: Plan, step: int, times: dict[str, Times], tokens: dict[str, Tokens]) -> InCheckpoint:
     samples = targets = 0
     for source, own in tokens.items():
         if source in times:
