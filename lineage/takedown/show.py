@@ -30,7 +30,7 @@ def print_answer(question: Takedown, with_copies: bool = False, as_json: bool = 
 
 def show(found: Answer, console: Console) -> None:
     """Write `found` to `console`, for people."""
-    console.print(f"{found.documents:,} documents are asked for and found in {len(found.builds)} builds\n")
+    console.print(f"Documents asked for: {found.documents:,} found, in {len(found.builds)} builds.\n")
     datasets = ("build", "source", "documents", "tokens", "of the source's")
     for table in _table("Datasets that have them", datasets, _datasets(found), 2):
         console.print(table)
@@ -51,7 +51,7 @@ def sentences(found: Answer) -> Iterator[str]:
     if found.copies:
         first = ", ".join(f"{copy.id} ({copy.source})" for copy in found.copies[:FEW])
         yield (
-            f"{len(found.copies)} duplicates of them are not asked for, and one may take their place: {first}"
+            f"Duplicates of them that are not asked for, of which one may take their place: {len(found.copies)}: {first}"
             f"{', …' if len(found.copies) > FEW else ''}. --copies asks for them, too."
         )
     if found.unmatched:
