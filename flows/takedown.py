@@ -41,7 +41,7 @@ def line_of(entry: Entry, reason: str | None = None) -> str:
 
 
 def _replace(path: Path, lines: list[str]) -> None:
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = path.read_text(encoding="utf-8").lstrip() if path.exists() else ""
     if before and not before.endswith("\n"):
         before += "\n"
     partial = path.with_name(f".{path.name}.partial")

@@ -8,7 +8,7 @@
     {"sha256": "9f86…"}
 
 A line names documents by exactly one of: their id, their URL, how their URL begins, the SHA-256 of their text
-(UTF-8) as extract wrote it.
+(UTF-8) as extract wrote it. A list that names nothing is an empty line: DVC warns of a file without a byte.
 """
 
 import hashlib

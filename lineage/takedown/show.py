@@ -51,7 +51,7 @@ def sentences(found: Answer) -> Iterator[str]:
     if found.copies:
         first = ", ".join(f"{copy.id} ({copy.source})" for copy in found.copies[:FEW])
         yield (
-            f"Duplicates of them that are not asked for, of which one may take their place: {len(found.copies)}: {first}"
+            f"Duplicates that are not asked for, one of which may take their place: {len(found.copies)}, {first}"
             f"{', …' if len(found.copies) > FEW else ''}. --copies asks for them, too."
         )
     if found.unmatched:
