@@ -1,7 +1,7 @@
 """A stage is handed over: a commit of the working tree, the store, a machine that has nothing else, and back."""
 
-import re
 import platform
+import re
 import shutil
 import subprocess
 import sys
