@@ -184,6 +184,7 @@ def test_every_locked_package_is_in_the_bill(facts):
     [
         ("cc-by-4.0", {"license": {"id": "CC-BY-4.0"}}),
         ("CC-BY", {"license": {"name": "CC-BY"}}),
+        ("LicenseRef-ours", {"license": {"name": "LicenseRef-ours"}}),
         ("MIT OR Apache-2.0", {"license": {"name": "MIT OR Apache-2.0"}}),
         (HOSTILE, {"license": {"name": HOSTILE}}),
         (None, {"license": {"name": "unknown"}}),
