@@ -32,16 +32,14 @@ def downstream(stages: Iterable[Stage], names: Iterable[str]) -> list[str]:
 
 def in_order(stages: Iterable[Stage]) -> list[str]:
     """The names of `stages`, each after those that it waits for; else in the order given."""
-    left, found = list(stages), list[str]()
-    while left:
-        outs = {stage.name: list(stage.outs) for stage in left}
-        ready = [
-            stage
-            for stage in left
-            if not any(
-                overlap(dep, out) for dep in stage.deps for name in outs if name != stage.name for out in outs[name]
-            )
-        ] or left[:1]  # a circle can't be built: whatever this is, it is shown
-        found += [stage.name for stage in ready]
-        left = [stage for stage in left if stage not in ready]
-    return found
+    known = list(stages)
+    above = {stage.name: {other.name for other in known if _waits(stage, other)} for stage in known}
+    found: dict[str, None] = {}
+    while left := [name for name in above if name not in found]:
+        ready = [name for name in left if above[name] <= found.keys()]
+        found |= dict.fromkeys(ready or left[:1])  # a circle can't be built: whatever this is, it is shown
+    return list(found)
+
+
+def _waits(stage: Stage, other: Stage) -> bool:
+    return stage.name != other.name and any(overlap(dep, out) for dep in stage.deps for out in other.outs)
