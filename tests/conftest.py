@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny import Project, make_project
+from tiny import Project, make_project, with_git
 
 pytest_plugins = ["servers.kubernetes_api", "servers.prefect_server", "servers.s3", "servers.postgres", "servers.slurm"]
 
@@ -34,6 +34,23 @@ def copy(built: Project, tmp_path: Path) -> Iterator[Project]:
     """A built tiny project of the test's own."""
     folder = tmp_path / "copy"
     shutil.copytree(built.folder, folder, symlinks=True)
+    yield Project(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def committed(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A built and committed tiny project, which tests must not change."""
+    folder = tmp_path_factory.mktemp("committed") / "project"
+    shutil.copytree(built.folder, folder, symlinks=True)
+    return with_git(Project(folder))
+
+
+@pytest.fixture
+def repository(committed: Project, tmp_path: Path) -> Iterator[Project]:
+    """A built and committed tiny project of the test's own."""
+    folder = tmp_path / "repository"
+    shutil.copytree(committed.folder, folder, symlinks=True)
     yield Project(folder)
     shutil.rmtree(folder, ignore_errors=True)
 

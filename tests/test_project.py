@@ -99,10 +99,10 @@ SEEN_ELSEWHERE = {
 
 
 @pytest.mark.parametrize("command", sorted({line for line in commands() if line not in SEEN_ELSEWHERE}))
-def test_every_command_of_the_readme_runs(copy, command):
-    (copy.folder / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
+def test_every_command_of_the_readme_runs(repository, command):
+    (repository.folder / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
 
-    done = copy.run("sh", "-c", command)
+    done = repository.run("sh", "-c", command)
 
     assert done.returncode == 0, done.stdout + done.stderr
 

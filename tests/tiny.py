@@ -181,3 +181,21 @@ def make_project(folder: Path) -> Project:
         ["dvc", "init", "--quiet", "--no-scm"], cwd=folder, env=project.environment(), check=True, capture_output=True
     )
     return project
+
+
+def commit(project: Project, message: str) -> str:
+    """Commit all that stands in `project`; the commit."""
+    author = ["-c", "user.name=tiny", "-c", "user.email=tiny@localhost"]
+    for command in (["add", "--all"], [*author, "commit", "--quiet", "--message", message]):
+        subprocess.run(["git", *command], cwd=project.folder, check=True, capture_output=True)
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project.folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def with_git(project: Project) -> Project:
+    """`project`, as a git repository with one commit."""
+    config = project.folder / ".dvc/config"
+    config.write_text(config.read_text(encoding="utf-8").replace("no_scm = True", ""), encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet", "--initial-branch", "main"], cwd=project.folder, check=True)
+    commit(project, "built")
+    return project
