@@ -63,3 +63,14 @@ def test_the_review_site_holds_every_document_in_under_3_mb(summary, tmp_path):
     assert sum(path.stat().st_size for path in index.parent.iterdir()) < 3_000_000
     documents = f"All {sum(source.read for source in summary.sources):,} documents that were read are on this page"
     assert documents in index.with_name("documents.html").read_text(encoding="utf-8")
+
+
+def test_the_document_that_the_readme_asks_for_is_followed_into_the_training(summary):
+    done = subprocess.run(
+        [sys.executable, "-m", "pedigree", "why", "speeches/1961-Kennedy-1.txt"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "trained on" in done.stdout
+    assert "first seen" in done.stdout
