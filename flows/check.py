@@ -31,7 +31,7 @@ def check_params() -> int:
     checks: list[Callable[[], Any]] = [
         settings,
         flow_settings,
-        read_places,
+        _places,
         _no_strangers,
         _takedown,
         load_mixture,
@@ -42,6 +42,15 @@ def check_params() -> int:
     if problems:
         raise Refusal("; ".join(problems))
     return len(read_params()) + len(source_names()) * (len(SOURCE_MODELS) + 1)
+
+
+def _places() -> None:
+    """Refuse a place for no stage; the DAG takes a second to read, so only where there are places."""
+    places = read_places()
+    if places.patterns:
+        from flows.dag import read_dag
+
+        places.check(stage.name for stage in read_dag().stages)
 
 
 def _source_checks() -> list[Callable[[], Any]]:

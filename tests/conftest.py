@@ -12,7 +12,7 @@ pytest_plugins = ["servers.kubernetes_api", "servers.prefect_server", "servers.s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the fault campaign is."""
-    parser.addoption("--builds", type=int, default=4, help="builds of the fault campaign")
+    parser.addoption("--builds", type=int, default=3, help="builds of the fault campaign")
 
 
 @pytest.fixture

@@ -100,7 +100,10 @@ def read_places(root: Path = Path()) -> Places:
         return Places(given, {})
     sections = read_params(path)
     if set(sections) != {"stages"} or not isinstance(sections["stages"], dict):
-        raise Refusal(f"{given}: it must hold `stages`, a mapping of stage patterns, it has {', '.join(sections)}")
+        found = ", ".join(map(str, sections)) or "nothing"
+        raise Refusal(
+            f"{given} must hold `stages`, a mapping of stage patterns to places, and nothing else; it has {found}"
+        )
     return Places(
         given, {str(name): _where(values, f"{given}: stages.{name}") for name, values in sections["stages"].items()}
     )

@@ -181,8 +181,8 @@ def diamond(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 @pytest.fixture
 def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    """60 stages, none of which waits for another; the working folder is the project's."""
-    toy = make_toy(tmp_path / "toy", {f"stage{number:02d}": [] for number in range(60)})
+    """30 stages, none of which waits for another; the working folder is the project's."""
+    toy = make_toy(tmp_path / "toy", {f"stage{number:02d}": [] for number in range(30)})
     monkeypatch.chdir(toy.root)
     return toy
 

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from flows.check import check_params
 from flows.places.settings import Here, read_places
 from flows.work import Work
 from stages.params import Refusal
@@ -69,6 +70,22 @@ def test_a_pattern_that_fits_no_stage_is_refused(diamond):
 
     with pytest.raises(Refusal, match=r"infra/places.yaml: stages.botom fits no stage of dvc.yaml; remove it"):
         Work()
+
+
+def test_the_check_before_a_build_refuses_such_a_pattern_too(project, monkeypatch):
+    write(project.folder, pretrian=SLURM)
+    monkeypatch.chdir(project.folder)
+
+    with pytest.raises(Refusal, match=r"infra/places.yaml: stages.pretrian fits no stage of dvc.yaml; remove it"):
+        check_params()
+
+
+def test_a_file_without_stages_is_refused(tmp_path):
+    (tmp_path / "infra").mkdir()
+    (tmp_path / "infra/places.yaml").write_text("{}")
+
+    with pytest.raises(Refusal, match=r"infra/places.yaml must hold `stages`, .*; it has nothing"):
+        read_places(tmp_path)
 
 
 def test_the_examples_in_the_file_are_valid(tmp_path):

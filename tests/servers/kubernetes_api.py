@@ -178,6 +178,8 @@ class Pod:
     def _here(self, container: Manifest, mounts: dict[str, Path]) -> Callable[[str], str]:
         def here(value: str) -> str:
             value = self._expand(value, self._environment(container))
+            if value.startswith(sys.prefix):  # what an image would hold; it may lie in /tmp, which is a mount
+                return value
             for mount, folder in mounts.items():
                 if value == mount or value.startswith(f"{mount}/"):
                     return f"{folder}{value.removeprefix(mount)}"
