@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import polars as pl
 import pytest
@@ -328,11 +329,31 @@ def test_a_missing_file_is_refused(tmp_path):
         read_question(tmp_path / "nowhere.txt")
 
 
+ADD = """
+import sys
+from pathlib import Path
+from flows.takedown import take_down
+from stages.takedown import Entry
+print("ready", flush=True)
+while not Path("go").exists():
+    pass
+for id in sys.argv[1:]:
+    take_down([Entry(id=id)])
+"""
+
+
 def test_many_that_add_to_the_list_at_once_lose_nothing(tmp_path):
     ids = [f"{number:032x}" for number in range(40)]
-    code = "import sys; from flows.takedown import take_down; from stages.takedown import Entry\n"
-    code += "for id in sys.argv[1:]: take_down([Entry(id=id)])"
-    halves = [subprocess.Popen([sys.executable, "-c", code, *part], cwd=tmp_path) for part in (ids[::2], ids[1::2])]
+    with ExitStack() as stack:
+        halves = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", ADD, *part], cwd=tmp_path, stdout=subprocess.PIPE)
+            )
+            for part in (ids[::2], ids[1::2])
+        ]
+        for half in halves:
+            half.stdout.readline()  # it has loaded all that it needs
+        (tmp_path / "go").touch()
 
-    assert [half.wait(timeout=120) for half in halves] == [0, 0]
+        assert [half.wait(timeout=120) for half in halves] == [0, 0]
     assert sorted(read_takedown(tmp_path / "takedown.jsonl").named("id")) == ids
