@@ -60,7 +60,7 @@ def pinned(clone: Clone, source: str) -> str:
 
 
 def assert_as_the_branch(clone: Clone) -> None:
-    assert clone.git("status", "--porcelain") == ""
+    assert clone.git("status", "--porcelain", "--", ".", ":(exclude)records") == ""
     assert clone.run("dvc", "status") == "Data and pipelines are up to date."
     assert clone.head() == clone.head(there=True)
     assert not (clone.root / MARK).exists()
@@ -103,6 +103,19 @@ def test_worse_sources_become_a_candidate_and_no_failure(clone, prefect, caplog)
         tables = [artifact.data for artifact in client.read_artifacts() if artifact.key == "refresh"]
     assert len(tables) == 1
     assert "| wiki | 2.1207 | 2.5207 |" in tables[0]
+
+
+def test_what_ran_in_a_refused_refresh_keeps_its_record_and_the_next_one_goes_on(clone):
+    clone.bits("wiki", 2.4)
+    refused = refreshed(clone)
+    clone.bits("wiki", 1.7)
+
+    done = refreshed(clone)
+
+    assert (refused.outcome, done.outcome) == ("refused", "published")
+    committed = clone.git("ls-tree", "-r", "--name-only", "HEAD", "records/evaluate").split()
+    assert len(committed) == 2
+    assert clone.git("status", "--porcelain") == ""
 
 
 def test_a_source_that_cannot_be_asked_keeps_its_pin_and_is_reported(clone, caplog):
