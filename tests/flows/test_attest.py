@@ -216,7 +216,6 @@ def test_a_changed_record_is_not_published(clone):
 
 
 def test_a_published_model_is_signed_in_the_format_of_openssf(clone, monkeypatch, tmp_path):
-    pytest.importorskip("OpenSSL", reason="model-signing imports pyOpenSSL without declaring it")
     from model_signing import verifying
 
     key = ec.generate_private_key(ec.SECP256R1())
