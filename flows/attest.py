@@ -32,14 +32,15 @@ KEY = "PEDIGREE_FLOW_SIGNING_KEY"
 _reading = Lock()  # DVC's Repo is not made for threads
 
 
-def leave_record(root: Path, ended: Ended, tell: Tell) -> None:
-    """Write the record of a stage that ran at `root`; if that fails, say why: what was built is built."""
+def leave_record(root: Path, ended: Ended, tell: Tell) -> str | None:
+    """Write the record of a stage that ran at `root`; its path, or None if that fails: what was built is built."""
     assert ended.seen
     try:
         build = Build(lock_text(root), None, None, ())
-        write_record(root, build, build.stages[ended.stage], ended.seen)
+        return write_record(root, build, build.stages[ended.stage], ended.seen)
     except (Refusal, OSError, KeyError) as error:
         tell(f"it leaves no record ({error}); `pedigree attest` writes one later, without times")
+        return None
 
 
 def attest(root: Path = Path()) -> list[str]:

@@ -1,11 +1,16 @@
 """The build as a Prefect flow: a task for each stage of dvc.yaml."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
@@ -16,6 +21,7 @@ from flows.lifetime.lease import building
 from flows.lifetime.reaper import reap
 from flows.lifetime.worker import end_with_worker
 from flows.notify import tell_failure
+from flows.settings import flow_settings
 from flows.stage import Ended
 from flows.work import Build, Work, say
 
@@ -67,6 +73,7 @@ def run_stages(work: Work) -> Build:
         raise
     finally:
         show_stages(work.build())
+        show_records(work.records)
     return work.finished()
 
 
@@ -105,6 +112,17 @@ def show_stages(build: Build) -> None:
         for ended in build.stages
     ]
     _Shown("table")(create_table_artifact, table=rows, key="build", description="What became of each stage.")
+
+
+def show_records(records: Mapping[str, str]) -> None:
+    """Leave in Prefect what explains this run: the record of each stage that ran, and where the review site is."""
+    if not records:
+        return
+    site = flow_settings().review_site
+    where = f"[The review site]({site})" if site else "`pedigree report` writes the review site of this build."
+    rows = [f"| {stage} | `{path}` |" for stage, path in records.items()]
+    text = "\n".join(["| stage | record |", "|---|---|", *rows, "", where])
+    _Shown("records")(create_markdown_artifact, markdown=text, key="records", description="What explains this run.")
 
 
 class _Shown:

@@ -21,6 +21,7 @@ class FlowSettings(StageParams):
         ge=0,
         description="a stage that took longer is pushed when it is done; to S3, every one is",
     )
+    review_site: str = Field("", description="URL under which `pedigree report`'s folder is served: runs link to it")
     webhook: SecretStr = Field(SecretStr(""), description="URL that failures and refusals are posted to, as JSON")
     signing_key: SecretStr = Field(
         SecretStr(""),

@@ -60,6 +60,7 @@ class Work:
         self._places.check(stage.name for stage in dag.stages)
         self._slots = Slots(flow_settings().slots)
         self._children = Children()
+        self.records: dict[str, str] = {}  # of the stages that ran here: the path of each one's record
         self._ended: dict[str, Ended] = {}
         self._stop = Event()
         self._store = Store(root, self._children, push)
@@ -99,7 +100,8 @@ class Work:
         if ended.seen:
             from flows.attest import leave_record  # not at the top: a build with nothing to do doesn't need it
 
-            leave_record(self.root, ended, tell)
+            if path := leave_record(self.root, ended, tell):
+                self.records[stage.name] = path
         tell(ended.outcome if ended.outcome == "cached" else f"{ended.outcome} in {ended.seconds:.1f} s")
         return ended
 

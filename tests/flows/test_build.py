@@ -1,8 +1,11 @@
 """The same build as a Prefect flow, with a server of its own."""
 
+from pathlib import Path
+
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging.handlers import APILogWorker
 
 from flows.build import build
@@ -35,6 +38,21 @@ def test_the_flow_has_a_task_for_each_stage_with_its_log_and_a_table(diamond):
     assert "error: the toy is broken; mend it" in lines
     assert '"stage": "bottom", "outcome": "not run"' in table.data
     assert progress.data == 100.0
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_run_links_to_the_records_that_it_left_and_to_the_review_site(diamond, monkeypatch):
+    monkeypatch.setenv("PEDIGREE_FLOW_REVIEW_SITE", "https://review.example/pedigree/")
+
+    build(["left"])
+
+    with get_client(sync_client=True) as client:
+        key = ArtifactFilter(key=ArtifactFilterKey(any_=["records"]))
+        links, *_ = client.read_artifacts(artifact_filter=key, sort=ArtifactSort.CREATED_DESC)
+    paths = [path.as_posix() for stage in ("top", "left") for path in Path("records", stage).glob("*.json")]
+    assert len(paths) == 2
+    assert all(f"`{path}`" in links.data for path in paths)
+    assert links.data.endswith("[The review site](https://review.example/pedigree/)")
 
 
 @pytest.mark.usefixtures("prefect")
