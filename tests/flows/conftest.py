@@ -26,19 +26,21 @@ def save(signum, frame):
 name = sys.argv[1]
 for folder in ("pids", "times", "saved", "out", "runs"):  # a clone has none of them
     os.makedirs(folder, exist_ok=True)
+fate = Path("fate", name)
+words = fate.read_text().split() if fate.exists() else []
+if "hang" in words:  # whoever sees its pid may signal it
+    signal.signal(signal.SIGTERM, save)
 Path("pids", name).write_text(str(os.getpid()))
 with open(Path("runs", name), "a") as runs:
     runs.write("x")
-fate = Path("fate", name)
 begin = time.time()
-for word in fate.read_text().split() if fate.exists() else []:
+for word in words:
     match word:
         case "left" | "right":  # waits for the other one to have begun
             while not Path("pids", word).exists():
                 time.sleep(0.05)
                 assert time.time() < begin + 30
         case "hang":
-            signal.signal(signal.SIGTERM, save)
             time.sleep(60)
         case "refuse":
             print("error: the toy is broken; mend it", file=sys.stderr)
