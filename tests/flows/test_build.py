@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.client.schemas.sorting import ArtifactSort
+from prefect.client.schemas.sorting import ArtifactSort, LogSort
 from prefect.logging.handlers import APILogWorker
 
 from flows.build import build
@@ -26,7 +26,7 @@ def test_the_flow_has_a_task_for_each_stage_with_its_log_and_a_table(diamond):
     APILogWorker.drain_all(timeout=10)
     with get_client(sync_client=True) as client:
         tasks = {run.name: run.state_name for run in client.read_task_runs()}
-        lines = [entry.message for entry in client.read_logs()]
+        lines = [entry.message for entry in client.read_logs(sort=LogSort.TIMESTAMP_DESC)]
         [table] = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["build"])))
         [progress] = client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["build-progress"]))
