@@ -66,8 +66,13 @@ def newest_wheel(package: Package) -> dict[str, str]:
         [found] = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {
         "version": found["metadata"]["version"],
-        "sha256": found["download_info"]["archive_info"]["hashes"]["sha256"],
+        "sha256": _sha256(found["download_info"]["archive_info"]),
     }
+
+
+def _sha256(archive: dict[str, Any]) -> str:
+    """The digest of the file that pip's report describes; before pip 23.1 it stood in `hash` alone."""
+    return str(archive["hashes"]["sha256"] if "hashes" in archive else archive["hash"].removeprefix("sha256="))
 
 
 def newest_files(source: str, params: FilesParams) -> dict[str, str]:
