@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from tiny import Project, make_project, with_git
 
-pytest_plugins = ["servers.kubernetes_api", "servers.prefect_server", "servers.s3", "servers.postgres", "servers.slurm"]
+pytest_plugins = [
+    "servers.chromium",
+    "servers.kubernetes_api",
+    "servers.prefect_server",
+    "servers.s3",
+    "servers.postgres",
+    "servers.slurm",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
