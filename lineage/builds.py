@@ -19,13 +19,14 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from lineage.checkout import cache_folder
 from lineage.difference import difference
+from lineage.history import LOCK
 from stages.params import Refusal
 
 DATA = ("download", "extract", "filter", "dedup", "tokenizer", "tokenize")
 MODEL = ("pretrain",)
 TOLERANCE = 0.02  # of bits per byte, relative; docs/reproducibility.md says where it comes from
-LOCK = "dvc.lock"
 EVALUATION = "metrics/evaluate.json"
 
 
@@ -133,7 +134,7 @@ def first_difference(pair: Compared, first: Path, second: Path) -> str:
 
 def listing(root: Path, out: Out) -> dict[str, str] | None:
     """The digest of each file of `out`, from DVC's cache, else from the folder itself; None if both are gone."""
-    cached = _cached(root, out)
+    cached = _cached(root, out.md5)
     if out.md5.endswith(".dir") and cached.is_file():
         return {entry["relpath"]: entry["md5"] for entry in json.loads(cached.read_text(encoding="utf-8"))}
     if not out.md5.endswith(".dir"):
@@ -147,7 +148,7 @@ def _named(folder: Path, root: Path, out: Out, path: str, listed: Mapping[str, s
     folder.mkdir()
     for name in (path, str(Path(path).with_suffix(".idx"))):
         if md5 := listed.get(name):
-            cached = root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+            cached = _cached(root, md5)
             here = root / (name if name == out.path else f"{out.path}/{name}")
             (folder / Path(name).name).symlink_to((cached if cached.is_file() else here).resolve())
     return folder / Path(path).name
@@ -209,8 +210,8 @@ def _short(out: Out | None) -> str:
     return out.md5[:12] if out else "missing"
 
 
-def _cached(root: Path, out: Out) -> Path:
-    return root / ".dvc/cache/files/md5" / out.md5[:2] / out.md5[2:]
+def _cached(root: Path, md5: str) -> Path:
+    return cache_folder(root) / md5[:2] / md5[2:]
 
 
 def _walked(folder: Path) -> Iterator[tuple[str, str]]:
@@ -224,7 +225,8 @@ def _walked(folder: Path) -> Iterator[tuple[str, str]]:
 def _evaluation(root: Path) -> dict[str, float]:
     """The model's bits per byte in all and for each source, of the build in `root`."""
     out = read_outs(root).get(EVALUATION)
-    path = _cached(root, out) if out and _cached(root, out).is_file() else root / EVALUATION
+    cached = _cached(root, out.md5) if out else None
+    path = cached if cached and cached.is_file() else root / EVALUATION
     try:
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         by_source = {name: values["model"] for name, values in metrics["sources"].items()}

@@ -68,7 +68,7 @@ class Build:
                 f"{LOCK} of {self.title} is not DVC's ({type(error).__name__}); leave that commit out, or mend the file"
             ) from None
 
-    @property
+    @cached_property
     def outs(self) -> dict[str, Object]:
         """Every out of the build, by path."""
         return {path: out for stage in self.stages.values() for path, out in stage.outs.items()}
@@ -80,6 +80,11 @@ class Build:
             return "the working tree"
         names = [name for name in self.names if "#" not in name]  # base#prod#7 says what a version is, not its name
         return names[0] if names else self.commit[:12]
+
+    @property
+    def dated(self) -> str:
+        """The title with the day of its commit: main (2026-11-24)."""
+        return f"{self.title} ({self.date[:10]})" if self.date else self.title
 
 
 def build_at(root: Path, revision: str | None = None) -> Build:

@@ -6,23 +6,22 @@ tags of GTO, branches of candidates, dvc.lock of each, metrics from the cache or
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lineage.checkout import Missing
-from lineage.diff.results import EVALUATION, TRAINING, read_json
+from lineage.diff.results import EVALUATION, TRAINING, figures, read_json
 from lineage.history import Build, all_builds, build_at, builds, is_shallow, text_at
 from lineage.objects import Objects, objects
-from lineage.summary import UNKNOWN, plain
+from lineage.plain import plain
+from lineage.terminal import UNKNOWN, console
 from stages.params import Refusal
 
-_VERSION = re.compile(r"base@(v\d+\.\d+\.\d+)")  # GTO's tags: docs/publication.md
+VERSION = re.compile(r"base@(v\d+\.\d+\.\d+)")  # GTO's tags: docs/publication.md
 _ASSIGNED = re.compile(r"base#([a-z][a-z0-9-]*)#(\d+)")
 _CANDIDATE = re.compile(r"(?:refs/heads|refs/remotes/[^/]+)/(candidate/.+)")
 PROD = "prod"
@@ -95,7 +94,7 @@ def references(root: Path) -> list[Reference]:
     found = [
         Reference(match[1], f"refs/tags/{name}", commit, date, stages.get(commit, PUBLISHED))
         for name, commit, date in tags
-        if (match := _VERSION.fullmatch(name))
+        if (match := VERSION.fullmatch(name))
     ]
     branches = {
         match[1]: Reference(match[1], name, commit, date, CANDIDATE)
@@ -107,7 +106,7 @@ def references(root: Path) -> list[Reference]:
 
 def _stages(tags: list[tuple[str, str]]) -> dict[str, str]:
     """What each version is, by commit: current or was current if it is or was prod, and the stages that it has else."""
-    versions = {commit for name, commit in tags if _VERSION.fullmatch(name)}
+    versions = {commit for name, commit in tags if VERSION.fullmatch(name)}
     assigned = sorted(
         (int(match[2]), match[1], commit)
         for name, commit in tags
@@ -126,19 +125,13 @@ def _stages(tags: list[tuple[str, str]]) -> dict[str, str]:
 def _row(shelf: Objects, reference: Reference | None, build: Build) -> Row:
     metrics, unknown = metrics_of(shelf, build)
     training, evaluation = (metrics.get(path) or {} for path in METRICS)
-    interval = (evaluation.get("intervals") or {}).get("all") or {}
     return Row(
         name=reference.name if reference else build.title,
         status=reference.status if reference else UNPUBLISHED,
         date=reference.date if reference else build.date,
         commit=reference.commit if reference else build.commit,
-        parameters=training.get("parameters"),
-        tokens=training.get("tokens"),
-        flops=training.get("flops"),
-        bits_per_byte=(evaluation.get("bits_per_byte") or {}).get("model"),
-        low=interval.get("low"),
-        high=interval.get("high"),
         unknown=unknown,
+        **figures(training, evaluation),
     )
 
 
@@ -159,17 +152,16 @@ def print_log(with_all: bool = False, as_json: bool = False, root: Path = Path()
     if as_json:
         print(json.dumps({"builds": [asdict(row) for row in table], "shallow": is_shallow(root)}, indent=2))
         return
-    width = None if sys.stdout.isatty() else 120
-    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    terminal = console()
     if table:
-        console.print(_table(table))
+        terminal.print(_table(table))
     else:
-        console.print("Nothing is published yet: `pedigree publish` does it, `pedigree log --all` shows all builds.")
+        terminal.print("Nothing is published yet: `pedigree publish` does it, `pedigree log --all` shows all builds.")
     for row in table:
         if row.unknown:
-            console.print(f"Unknown of {plain(row.name)}: {plain(row.unknown)}", soft_wrap=True)
+            terminal.print(f"Unknown of {plain(row.name)}: {plain(row.unknown)}", soft_wrap=True)
     if is_shallow(root):
-        console.print("This clone is shallow: `git fetch --unshallow --tags` brings older builds.")
+        terminal.print("This clone is shallow: `git fetch --unshallow --tags` brings older builds.")
 
 
 def _table(table: list[Row]) -> Table:

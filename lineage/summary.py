@@ -4,7 +4,6 @@ data/*/SOURCE/manifest.json, metrics/*.json, models/samples.json  ->  a page for
 """
 
 import json
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,8 +13,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from lineage.builds import LOCK, beside_commit
-from lineage.plain import plain as plain
+from lineage.builds import beside_commit
+from lineage.history import LOCK
+from lineage.plain import plain
+from lineage.terminal import UNKNOWN, console
 from stages.params import Refusal, source_names
 
 PLACES = {
@@ -36,7 +37,6 @@ REFERENCES = {
     "xz": "xz -9e",
     "xz_primed": "xz -9e, primed with training text",
 }
-UNKNOWN = "–"
 MAIN_RULES = 3
 
 
@@ -84,9 +84,9 @@ def read_summary(root: Path = Path()) -> Summary:
         raise Refusal("nothing is built here yet; run `dvc repro` or `pedigree run`")
     return Summary(
         sources,
-        pretrain=_json(root / "metrics/pretrain.json") or {},
-        evaluate=_json(root / "metrics/evaluate.json") or {},
-        samples=_json(root / "models/samples.json") or [],
+        pretrain=json_at(root / "metrics/pretrain.json") or {},
+        evaluate=json_at(root / "metrics/evaluate.json") or {},
+        samples=json_at(root / "models/samples.json") or [],
         places={what: place for what, place in PLACES.items() if (root / place.split()[0]).exists()},
         grade=beside_commit(root) if (root / LOCK).exists() else "",
     )
@@ -135,9 +135,7 @@ def print_summary(as_json: bool = False, root: Path = Path()) -> None:
     if as_json:
         print(json.dumps(to_json(summary), indent=2, ensure_ascii=False))
         return
-    # No markup, no emoji: names and samples are shown as they are.
-    console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
-    show(summary, console)
+    show(summary, console())
 
 
 def show(summary: Summary, console: Console) -> None:
@@ -251,10 +249,15 @@ def _interval(bounds: dict[str, float] | None) -> str:
 
 def _counts(folder: Path) -> dict[str, Any]:
     """What the stage counted; nothing if it isn't built."""
-    return dict((_json(folder / "manifest.json") or {"counts": {}})["counts"])
+    return dict((json_at(folder / "manifest.json") or {"counts": {}})["counts"])
 
 
-def _json(path: Path) -> Any:
+def json_at(path: Path) -> Any:
+    """What the JSON file at `path` holds; None if it isn't here.
+
+    Raises:
+        Refusal: if it isn't JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

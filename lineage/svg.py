@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from lineage.summary import plain
+from lineage.plain import plain
 
 INK, MUTED, GRID, CARD = "#1f2933", "#5b6673", "#e3e7ec", "#ffffff"
 

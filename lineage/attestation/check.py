@@ -4,7 +4,6 @@ records/, dvc.lock, the outs (working tree, else DVC's cache)  ->  what is broke
 """
 
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lineage.attestation.digests import Digests, below, md5_files, sha256_files, sha256_of
@@ -22,6 +20,7 @@ from lineage.attestation.statement import BUILD_TYPE, PROVENANCE, STATEMENT
 from lineage.checkout import Missing, files_of, lay_out
 from lineage.history import Build, Object, Stage, build_at
 from lineage.plain import plain
+from lineage.terminal import console
 
 UNSIGNED = "unsigned"
 
@@ -224,11 +223,11 @@ def print_check(root: Path, revision: str | None, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_to_json(found), indent=2, ensure_ascii=False))
     else:
-        console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
-        console.print(_table(found))
+        terminal = console()
+        terminal.print(_table(found))
         for sentence in found.problems:
-            console.print(f"broken: {plain(sentence)}", soft_wrap=True)
-        console.print(summary_of(found), soft_wrap=True)
+            terminal.print(f"broken: {plain(sentence)}", soft_wrap=True)
+        terminal.print(summary_of(found), soft_wrap=True)
     return bool(found.problems)
 
 

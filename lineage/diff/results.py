@@ -99,5 +99,18 @@ def read_json(shelf: Objects, build: Build, path: str, within: str = "") -> dict
     return loaded
 
 
+def figures(training: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table of builds tells of a model, by its two metrics: None is unknown."""
+    interval = (evaluation.get("intervals") or {}).get("all") or {}
+    return {
+        "parameters": training.get("parameters"),
+        "tokens": training.get("tokens"),
+        "flops": training.get("flops"),
+        "bits_per_byte": (evaluation.get("bits_per_byte") or {}).get("model"),
+        "low": interval.get("low"),
+        "high": interval.get("high"),
+    }
+
+
 def _interval(bounds: Mapping[str, float] | None) -> Interval | None:
     return (bounds["low"], bounds["high"]) if bounds else None

@@ -1,8 +1,7 @@
 """What differs between two builds, for people and for programs."""
 
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +15,8 @@ from lineage.diff.compare import Difference, difference, two_builds
 from lineage.diff.documents import Moved
 from lineage.diff.results import Score
 from lineage.history import Build
-from lineage.summary import UNKNOWN, plain
+from lineage.plain import plain
+from lineage.terminal import UNKNOWN, console, tables
 
 WAYS = 12  # rows of documents that went, for people; --json has all
 TOKENS = 12
@@ -33,13 +33,12 @@ def print_difference(first: str | None, second: str | None, as_json: bool = Fals
     if as_json:
         print(json.dumps(to_json(found), indent=2, ensure_ascii=False))
     else:
-        width = None if sys.stdout.isatty() else 120
-        show(found, Console(markup=False, emoji=False, highlight=False, width=width))
+        show(found, console())
 
 
 def show(found: Difference, console: Console) -> None:
     """Write `found` to `console`, for people."""
-    console.print(f"From {_title(found.first)} to {_title(found.second)}\n", style="bold")
+    console.print(f"From {found.first.dated} to {found.second.dated}\n", style="bold")
     if not (found.again or found.params):
         console.print("The two are the same build: every stage read, was told and wrote the same.")
     for table in _tables(found):
@@ -53,22 +52,22 @@ def show(found: Difference, console: Console) -> None:
 def _tables(found: Difference) -> Iterator[Table]:
     """A table for each kind of thing that differs."""
     params = ((name, *map(_value, pair)) for name, pair in found.params.items())
-    yield from _table("Parameters", ("parameter", "old", "new"), params)
+    yield from tables("Parameters", ("parameter", "old", "new"), params)
     sources = ((each.name, f"{each.change}{f' from {each.was}' if each.was else ''}") for each in found.sources)
-    yield from _table("Sources", ("source", "change"), sources)
+    yield from tables("Sources", ("source", "change"), sources)
     counts = (
         (source, what, *map(_count, pair), _gain(*pair))
         for source, changed in found.documents.items()
         for what, pair in changed.items()
     )
-    yield from _table("Documents and tokens", ("source", "what", "old", "new", "change"), counts, numbers=3)
+    yield from tables("Documents and tokens", ("source", "what", "old", "new", "change"), counts, numbers=3)
     ways = ("source", "from", "to", "documents", "tokens", "such as")
-    yield from _table("Documents that went another way", ways, map(_way, _most(found)))
+    yield from tables("Documents that went another way", ways, map(_way, _most(found)))
     mixture = ((name, *map(_share, pair)) for name, pair in found.mixture.items())
-    yield from _table("Mixture", ("source", "old", "new"), mixture, numbers=2)
+    yield from tables("Mixture", ("source", "old", "new"), mixture, numbers=2)
     metrics = ("metric", "old", "95% interval", "new", "95% interval", "intervals")
-    yield from _table("Metrics", metrics, (_score(score) for score in found.scores if score.old != score.new))
-    yield from _table("Why each stage ran again", ("stage", "because", "its outs"), _reasons(found.again))
+    yield from tables("Metrics", metrics, (_score(score) for score in found.scores if score.old != score.new))
+    yield from tables("Why each stage ran again", ("stage", "because", "its outs"), _reasons(found.again))
 
 
 def _lines(found: Difference) -> Iterator[tuple[str, str]]:
@@ -88,21 +87,6 @@ def _lines(found: Difference) -> Iterator[tuple[str, str]]:
     if again:
         causes = {(cause.kind, cause.what): cause for name in again for cause in roots(name, again)}
         yield "In the end because of", ", ".join(map(_cause, causes.values())) or "nothing that is known"
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]], numbers: int = 0) -> Iterator[Table]:
-    """A table of `rows`, if there are any; the last `numbers` columns are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place >= len(columns) - numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(plain, row))
-    if table.row_count:
-        yield table
-
-
-def _title(build: Build) -> str:
-    return f"{build.title}{f' ({build.date[:10]})' if build.date else ''}"
 
 
 def _value(value: Any) -> str:

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from lineage.export.facts import UNKNOWN
-from lineage.summary import plain
+from lineage.plain import plain
 from stages.pretrain import card
 
 WIDTH = 118

@@ -32,7 +32,7 @@ from lineage.report.layout import Layout, laid_out, stages_of
 from lineage.report.runs import Run, environments, spoken
 from lineage.report.search import index
 from lineage.report.versions import committed, rows
-from lineage.summary import REFERENCES
+from lineage.summary import REFERENCES, json_at
 from stages.documents import publish
 from stages.params import Refusal
 
@@ -274,22 +274,13 @@ def _params(layout: Layout) -> dict[str, Any]:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    loaded = _json(path)
+    loaded = json_at(path)
     return loaded if isinstance(loaded, dict) else {}
 
 
 def _list(path: Path) -> list[dict[str, Any]]:
-    loaded = _json(path)
+    loaded = json_at(path)
     return [each for each in loaded if isinstance(each, dict)] if isinstance(loaded, list) else []
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise Refusal(f"{path} is not JSON ({error}); run `dvc repro` to make it again") from None
 
 
 def _checkpoints(path: Path) -> list[tuple[float, float]]:

@@ -4,21 +4,19 @@ dvc.lock of each, metrics and manifests from the cache  ->  Row
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lineage.checkout import files_of
+from lineage.diff.results import figures
 from lineage.history import Build, builds
+from lineage.log import CURRENT, METRICS, VERSION, references
 from lineage.sources import source_names
 
-VERSION = re.compile(r"base@(v\d+\.\d+\.\d+)")  # GTO's tags: docs/publication.md
-ASSIGNMENT = re.compile(r"base#prod#(\d+)")
 MOST_VERSIONS = 30
 MOST_OTHERS = 8
-METRICS = ("metrics/pretrain.json", "metrics/evaluate.json")
 MANIFEST = "manifest.json"
 
 
@@ -50,8 +48,10 @@ def rows(root: Path, shown: Build, folder: Path) -> list[Row]:
     history = builds(root)
     found = next((build for build in history if build.lock == shown.lock), None)
     listed = _listed(history, found)
-    current = _current(history)
-    known = [_row(root, build, build is current, folder if build is found else None) for build in listed]
+    current = {each.short for each in references(root) if CURRENT in each.status.split(", ")}
+    known = [
+        _row(root, build, not current.isdisjoint(build.names), folder if build is found else None) for build in listed
+    ]
     return known if found else [_row(root, shown, False, folder), *known]
 
 
@@ -72,31 +72,17 @@ def _listed(history: Sequence[Build], shown: Build | None) -> list[Build]:
     return [build for build in history if build is shown or build in published or build in others]
 
 
-def _current(history: Sequence[Build]) -> Build | None:
-    """The version to which `prod` was assigned last."""
-    assigned = [
-        (int(match[1]), build) for build in history for name in build.names if (match := ASSIGNMENT.fullmatch(name))
-    ]
-    return max(assigned, key=lambda item: item[0])[1] if assigned else None
-
-
 def _row(root: Path, build: Build, is_current: bool, folder: Path | None) -> Row:
     """What is known of `build`; `folder` holds its files if it is the one that the report is of."""
     files = _Files(root, build, folder)
     pretrain, evaluate = (files.json(path) for path in METRICS)
-    interval = (evaluate.get("intervals") or {}).get("all") or {}
     return Row(
         build,
         versions_of(build),
         is_current,
         is_shown=folder is not None,
         documents=_documents(files),
-        tokens=pretrain.get("tokens"),
-        parameters=pretrain.get("parameters"),
-        flops=pretrain.get("flops"),
-        bits_per_byte=(evaluate.get("bits_per_byte") or {}).get("model"),
-        low=interval.get("low"),
-        high=interval.get("high"),
+        **figures(pretrain, evaluate),
         missing=next((sentence for path in METRICS if (sentence := files.missing(path))), ""),
     )
 

@@ -1,16 +1,15 @@
 """The answer to a takedown, for people and for programs."""
 
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from lineage.summary import UNKNOWN, plain
+from lineage.plain import plain
 from lineage.takedown.answer import Answer, InBuild, InCheckpoint, answer
+from lineage.terminal import UNKNOWN, console, tables
 from stages.takedown import TAKEDOWN, Entry, Takedown
 
 FEW = 10  # copies and ids that are shown; --json has all
@@ -23,8 +22,7 @@ def print_answer(question: Takedown, with_copies: bool = False, as_json: bool = 
     if as_json:
         print(json.dumps(to_json(found), indent=2, ensure_ascii=False))
     else:
-        width = None if sys.stdout.isatty() else 120
-        show(found, Console(markup=False, emoji=False, highlight=False, width=width))
+        show(found, console())
     return found
 
 
@@ -32,10 +30,10 @@ def show(found: Answer, console: Console) -> None:
     """Write `found` to `console`, for people."""
     console.print(f"Documents asked for: {found.documents:,} found, in {len(found.builds)} builds.\n")
     datasets = ("build", "source", "documents", "tokens", "of the source's")
-    for table in _table("Datasets that have them", datasets, _datasets(found), 2):
+    for table in tables("Datasets that have them", datasets, _datasets(found), 2):
         console.print(table)
     models = ("build", "first step", "last clean checkpoint", "windows of models/base", "its target tokens", "of all")
-    for table in _table("Models that were trained on them", models, _checkpoints(found), 3):
+    for table in tables("Models that were trained on them", models, _checkpoints(found), 3):
         console.print(table)
     for sentence in sentences(found):
         console.print(plain(sentence), soft_wrap=True)
@@ -114,23 +112,8 @@ def _alike(found: Answer) -> Iterator[tuple[str, InBuild]]:
     for each in found.builds:
         groups.setdefault(repr((each.sources, each.checkpoints, each.first_step, each.unknown)), []).append(each)
     for builds in groups.values():
-        names = ", ".join(_title(each) for each in builds[:NAMES])
+        names = ", ".join(each.build.dated for each in builds[:NAMES])
         yield names + (f" and {len(builds) - NAMES} more" if len(builds) > NAMES else ""), builds[0]
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]], numbers: int) -> Iterator[Table]:
-    """A table of `rows`, if there are any; the last `numbers` columns are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place >= len(columns) - numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(plain, row))
-    if table.row_count:
-        yield table
-
-
-def _title(found: InBuild) -> str:
-    return f"{found.build.title} ({found.build.date[:10]})" if found.build.date else found.build.title
 
 
 def _name(found: InBuild, checkpoint: InCheckpoint) -> str:

@@ -15,11 +15,12 @@ from lineage.documents import Place
 from lineage.history import Build, build_at
 from lineage.plain import plain
 from lineage.steps import Plan, seen
+from lineage.terminal import UNKNOWN, console
 from lineage.trace.content import TOP, Content, content_of, named, parts, steps_asked
 from lineage.training import plan_of
 from lineage.why.answer import WANTED, not_found
 from lineage.why.query import located
-from lineage.why.show import UNKNOWN, console, line, outcome
+from lineage.why.show import line, outcome
 from lineage.why.way import Way, way_of
 from stages.params import Refusal
 

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from lineage.history import build_at
 from lineage.plain import plain
+from lineage.terminal import UNKNOWN, console
 from lineage.why.answer import Answer, answer_of
 from lineage.why.query import Unreadable
 from lineage.why.way import End, Question, Way
 from stages.params import Refusal
 
-UNKNOWN = "–"
 SHOWN_WAYS = 3
 SHOWN_STEPS = 12
 
@@ -49,11 +49,6 @@ def read_text(query: str | None, file: Path | None) -> str | None:
         return file.read_text(encoding="utf-8") if file else None
     except (OSError, UnicodeDecodeError) as error:
         raise Refusal(f"--text {file} can't be read ({error}); name a file of UTF-8 text") from None
-
-
-def console() -> Console:
-    """Where answers go: no markup and no emoji, for what comes from the web is shown as it is."""
-    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def show(answer: Answer, out: Console) -> None:

@@ -6,7 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from lineage.summary import Source, plain, print_summary, read_summary, show, to_json
+from lineage.plain import plain
+from lineage.summary import Source, print_summary, read_summary, show, to_json
 from stages.params import Refusal
 
 HOSTILE = "[red]bold[/red] \x1b[2J\x07 \u202eabc :smile:\nnext"
