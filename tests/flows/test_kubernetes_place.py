@@ -259,6 +259,7 @@ def test_a_stage_that_no_node_has_room_for_is_a_sentence(asker, kubernetes_api):
     kubernetes_api.until(lambda: not kubernetes_api.jobs)
 
 
+@pytest.mark.long
 def test_a_job_whose_time_is_up_saves_and_comes_again(asker, kubernetes_api, monkeypatch):
     monkeypatch.setattr(place, "SHORT_SECONDS", 0.0)
     asker.stage_does(HANG)

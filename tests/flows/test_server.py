@@ -42,6 +42,7 @@ def test_a_killed_build_takes_its_own_server_along_and_prefect_is_told_later(dia
     assert dead_runs(diamond.root) == []
 
 
+@pytest.mark.long
 def test_a_build_goes_on_where_its_server_dies_or_never_was(diamond, tmp_path):
     (tmp_path / "home").mkdir()
     diamond.fate("alone", "left")

