@@ -22,20 +22,22 @@ from typing import TYPE_CHECKING
 import torch
 import transformers
 
-from stages.documents import publish, read_manifest, source_folders, write_json
+from stages.documents import read_manifest, source_folders, write_json
 from stages.params import Refusal, load_mixture, load_params, read_params
 from stages.pretrain import checkpoint
 from stages.pretrain.card import write_card
+from stages.pretrain.curve import smooth, write_curve
 from stages.pretrain.model import (
     count_parameters,
     flops_per_token,
     write_base,
     write_weights,
 )
-from stages.pretrain.optimizer import rate_factor
+from stages.pretrain.parallel import any_of_us, start_accelerate
 from stages.pretrain.params import PretrainParams
-from stages.pretrain.trainer import TOKENIZER, TOKENS, Trainer, start_accelerate
-from stages.process import REPORT_EVERY_SECONDS, log, run
+from stages.pretrain.progress import Progress
+from stages.pretrain.trainer import TOKENIZER, TOKENS, Trainer
+from stages.process import log, run
 from stages.settings import settings
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
 ROOM = Path(__file__).resolve().parents[1]
 COME_AGAIN = 75  # EX_TEMPFAIL: the flow runs the stage again
-SMOOTHED_OVER = 0.95
 CODE = (ROOM / "pretrain", ROOM / "order.py", ROOM / "tokens.py")
 
 
@@ -107,23 +108,23 @@ def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> No
     params, stop = trainer.params, catch_sigterm()
     # The first process has the checkpoints; the others may be on nodes with another disk.
     trainer.resume(checkpoint.read_newest(scratch) if trainer.accelerator.is_main_process else {})
-    if trainer.losses:
-        log.info("pretrain: going on after step %d, from %s", len(trainer.losses), scratch)
+    if trainer.steps:
+        log.info("pretrain: going on after step %d, from %s", len(trainer.steps), scratch)
     progress = Progress(trainer)
     saved = time.monotonic()
-    while len(trainer.losses) < params.steps:
-        first = len(trainer.losses) * params.samples_per_step
-        loss = trainer.train_step(range(first, first + params.samples_per_step), settings().micro_batch)
-        if not math.isfinite(loss):
+    while len(trainer.steps) < params.steps:
+        first = len(trainer.steps) * params.samples_per_step
+        step = trainer.train_step(range(first, first + params.samples_per_step), settings().micro_batch)
+        if not math.isfinite(step.loss):
             raise Refusal(
-                f"pretrain: the loss of step {len(trainer.losses)} is {loss}; lower pretrain.optimizer.learning_rate "
-                f"or pretrain.gradient_clip in params.yaml"
+                f"pretrain: the loss of step {len(trainer.steps)} is {step.loss}; lower "
+                f"pretrain.optimizer.learning_rate or pretrain.gradient_clip in params.yaml"
             )
-        trainer.losses.append(loss)
-        done = len(trainer.losses)
-        progress.report(loss)
+        trainer.steps.append(step)
+        done = len(trainer.steps)
+        progress.report(step.loss)
         lost = remote is not None and remote.lost
-        ending = trainer.any_of_us(stop.is_set or lost)
+        ending = any_of_us(trainer.accelerator, stop.is_set or lost)
         due = time.monotonic() - saved >= settings().checkpoint_seconds or done == params.steps or ending
         publish_now = params.checkpoint_steps and done % params.checkpoint_steps == 0
         if trainer.accelerator.is_main_process:
@@ -131,7 +132,7 @@ def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> No
                 publish_weights(trainer, scratch / "published")
             if due:
                 in_use = remote.in_use if remote else ()
-                newest = checkpoint.save(scratch, trainer.model, trainer.optimizers, trainer.losses, in_use)
+                newest = checkpoint.save(scratch, trainer.model, trainer.optimizers, trainer.steps, in_use)
                 if remote:
                     remote.send(newest)
                 saved = time.monotonic()
@@ -153,39 +154,10 @@ class catch_sigterm:  # noqa: N801 - reads as a verb where it is used
         self.is_set = True
 
 
-class Progress:
-    """Says every few seconds where the training is, how fast, and how long it will take."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.first = trainer, len(trainer.losses)
-        self.begin = self.said = time.monotonic()
-        size = count_parameters(trainer.model)
-        log.info(
-            "pretrain: %.2fM parameters, %d steps of %d tokens",
-            size / 1e6,
-            trainer.params.steps,
-            trainer.params.tokens_per_step,
-        )
-
-    def report(self, loss: float) -> None:
-        """One line, if the last one is some seconds old."""
-        params, now, done = self.trainer.params, time.monotonic(), len(self.trainer.losses)
-        if now - self.said < REPORT_EVERY_SECONDS or not self.trainer.accelerator.is_main_process:
-            return
-        self.said = now
-        rate = (done - self.first) * params.tokens_per_step / (now - self.begin)
-        left = (params.steps - done) * params.tokens_per_step / rate
-        log.info(
-            "pretrain: step %d of %d, %.2fM tokens, loss %.3f, learning rate at %.0f%%, %.0f tokens/s, %.0f s left",
-            done, params.steps, done * params.tokens_per_step / 1e6, loss,
-            100 * rate_factor(done - 1, params.steps, params.schedule), rate, left,
-        )  # fmt: skip
-
-
 def publish_weights(trainer: Trainer, folder: Path) -> None:
     """Write the weights after this step into `folder`, to be published at the end."""
     checkpoint.publish_folder(
-        checkpoint.step_folder(folder, len(trainer.losses)),
+        checkpoint.step_folder(folder, len(trainer.steps)),
         lambda partial: write_weights(trainer.model, trainer.config, partial),
     )
 
@@ -201,7 +173,8 @@ def write_outs(trainer: Trainer, scratch: Path) -> None:
     for folder in sorted((scratch / "published").glob("step-*")):
         if folder.suffix != checkpoint.PARTIAL:
             shutil.copytree(folder, published / folder.name)
-    smoothed = smooth(trainer.losses)
+    losses = [step.loss for step in trainer.steps]
+    smoothed = smooth(losses)
     tokens = params.steps * params.tokens_per_step
     drawn = trainer.order.drawn(params.steps * params.samples_per_step)
     metrics = {
@@ -214,29 +187,8 @@ def write_outs(trainer: Trainer, scratch: Path) -> None:
     }
     write_json(Path("metrics/pretrain.json"), metrics)
     write_card(base, TOKENS, trainer.order, params, metrics)
-    write_curve(trainer.losses, smoothed, params.tokens_per_step, Path("plots/loss.csv"))
+    write_curve(losses, smoothed, params.tokens_per_step, Path("plots/loss.csv"))
     log.info("pretrain: %d tokens, loss %.3f, in %s", tokens, smoothed[-1], base)
-
-
-def smooth(losses: list[float]) -> list[float]:
-    """The exponential moving average of `losses`, without the bias of its start."""
-    averages, average = [], 0.0
-    for step, loss in enumerate(losses, start=1):
-        average = SMOOTHED_OVER * average + (1 - SMOOTHED_OVER) * loss
-        averages.append(average / (1 - SMOOTHED_OVER**step))
-    return averages
-
-
-def write_curve(losses: list[float], smoothed: list[float], tokens_per_step: int, path: Path) -> None:
-    """Write loss by step and tokens as CSV, which `dvc plots` draws."""
-    rows = [
-        f"{step},{step * tokens_per_step},{loss:.4f},{average:.4f}"
-        for step, (loss, average) in enumerate(zip(losses, smoothed, strict=True), start=1)
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("\n".join(["step,tokens,loss,smoothed", *rows]) + "\n", encoding="utf-8")
-    publish(partial, path)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     scratch/pretrain/<digest of the inputs>/
         lease                     locked by the one trainer that may write here
-        step-00000120/            model.safetensors, optimizer.safetensors, losses.safetensors, manifest.json
+        step-00000120/            model.safetensors, optimizer.safetensors, history.safetensors, manifest.json
         published/step-00000200/  weights that become models/checkpoints
 
 A checkpoint is written beside its place and renamed when every byte is on disk; the manifest holds the
@@ -13,7 +13,7 @@ remote.py keeps the same on an object store, if scratch is one.
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,11 +25,12 @@ from torch.optim import Optimizer
 
 from stages.documents import describe, read_manifest, write_manifest
 from stages.params import Refusal
+from stages.pretrain.history import Step, from_tensors, to_tensors
 from stages.process import log
 
 KEPT = 2
 PARTIAL = ".partial"
-FILES = ("model.safetensors", "optimizer.safetensors", "losses.safetensors")
+FILES = ("model.safetensors", "optimizer.safetensors", "history.safetensors")
 
 
 def take_lease(folder: Path) -> IO[str]:
@@ -88,17 +89,17 @@ def step_of(name: str) -> int:
 
 
 def save(
-    parent: Path, model: nn.Module, optimizers: list[Optimizer], losses: list[float], in_use: Collection[Path] = ()
+    parent: Path, model: nn.Module, optimizers: list[Optimizer], steps: Sequence[Step], in_use: Collection[Path] = ()
 ) -> Path:
-    """Write the state after len(losses) steps; drop all but the newest few, and those `in_use`. Return its folder."""
+    """Write the state after these `steps`; drop all but the newest few, and those `in_use`. Return its folder."""
 
     def write(folder: Path) -> None:
         save_file(weights(model), folder / "model.safetensors")
         save_file(_optimizer_tensors(optimizers), folder / "optimizer.safetensors")
-        save_file({"losses": torch.tensor(losses, dtype=torch.float64)}, folder / "losses.safetensors")
-        write_manifest(folder, {"steps": len(losses)})
+        save_file(to_tensors(steps), folder / "history.safetensors")
+        write_manifest(folder, {"steps": len(steps)})
 
-    folder = step_folder(parent, len(losses))
+    folder = step_folder(parent, len(steps))
     publish_folder(folder, write)
     for old in checkpoints(parent)[KEPT:]:
         if old not in in_use:
@@ -118,17 +119,16 @@ def read_newest(parent: Path) -> dict[str, bytes]:
     return {}
 
 
-def load(files: dict[str, bytes], model: nn.Module, optimizers: list[Optimizer]) -> list[float]:
-    """Put a checkpoint into `model` and `optimizers`; return the losses of its steps.
+def load(files: dict[str, bytes], model: nn.Module, optimizers: list[Optimizer]) -> list[Step]:
+    """Put a checkpoint into `model` and `optimizers`; return the steps that it is of.
 
-    Without files nothing is changed and there are no losses: training starts at step 0.
+    Without files nothing is changed and there are no steps: training starts at step 0.
     """
     if not files:
         return []
     _set_weights(model, safetensors.torch.load(files["model.safetensors"]))
     _set_optimizer_tensors(optimizers, safetensors.torch.load(files["optimizer.safetensors"]))
-    losses: list[float] = safetensors.torch.load(files["losses.safetensors"])["losses"].tolist()
-    return losses
+    return from_tensors(safetensors.torch.load(files["history.safetensors"]))
 
 
 def damaged(folder: Path) -> str | None:

@@ -33,7 +33,7 @@ lease.RENEW_EVERY_SECONDS, lease.STALE_AFTER_SECONDS = 0.3, {stale}
 train_step = Trainer.train_step
 
 def paused(self, *arguments):
-    while len(self.losses) >= int(Path("pause").read_text() or 0):
+    while len(self.steps) >= int(Path("pause").read_text() or 0):
         time.sleep(0.05)
     return train_step(self, *arguments)
 

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stages.order import Order
 from stages.params import Refusal, parse_params
 from stages.pretrain import batches, checkpoint
+from stages.pretrain.history import Step
 from stages.pretrain.model import build_config, build_model, count_parameters, flops_per_token
 from stages.pretrain.optimizer import build_optimizers, orthogonalize, rate_factor, set_rates
 from stages.pretrain.params import AdamWParams, MuonParams, PretrainParams, ScheduleParams
@@ -186,12 +187,12 @@ def test_a_resumed_training_is_bitwise_the_unbroken_one(tmp_path):
     optimizers = [build_optimizers(model, MuonParams()) for model in (unbroken, broken, resumed)]
     trained(8, unbroken, optimizers[0])
     trained(5, broken, optimizers[1])
-    checkpoint.save(tmp_path, broken, optimizers[1], [0.1] * 5)
+    checkpoint.save(tmp_path, broken, optimizers[1], [Step(0.1, 2.0)] * 5)
 
-    losses = checkpoint.load(checkpoint.read_newest(tmp_path), resumed, optimizers[2])
-    trained(8, resumed, optimizers[2], first=len(losses))
+    steps = checkpoint.load(checkpoint.read_newest(tmp_path), resumed, optimizers[2])
+    trained(8, resumed, optimizers[2], first=len(steps))
 
-    assert losses == [0.1] * 5
+    assert steps == [Step(0.1, 2.0)] * 5
     assert same_weights(resumed, unbroken)
 
 
@@ -200,10 +201,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     model = tiny_model()
     optimizers = build_optimizers(model, MuonParams())
     trained(1, model, optimizers)
-    checkpoint.save(tmp_path, model, optimizers, [1.0])
+    checkpoint.save(tmp_path, model, optimizers, [Step(1.0, 2.0)])
     first = [parameter.clone() for parameter in model.parameters()]
     trained(2, model, optimizers, first=1)
-    checkpoint.save(tmp_path, model, optimizers, [1.0, 2.0])
+    checkpoint.save(tmp_path, model, optimizers, [Step(1.0, 2.0), Step(2.0, 2.0, skipped=True)])
     newest = checkpoint.step_folder(tmp_path, 2)
     file = newest / "model.safetensors"
     match damage:
@@ -218,16 +219,16 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
         case "no manifest":
             (newest / "manifest.json").unlink()
 
-    losses = checkpoint.load(checkpoint.read_newest(tmp_path), model, optimizers)
+    steps = checkpoint.load(checkpoint.read_newest(tmp_path), model, optimizers)
 
-    assert losses == [1.0]
+    assert steps == [Step(1.0, 2.0)]
     assert all(torch.equal(a, b) for a, b in zip(first, model.parameters(), strict=True))
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     model = tiny_model()
     for steps in (1, 2, 3):
-        checkpoint.save(tmp_path, model, build_optimizers(model, MuonParams()), [0.0] * steps)
+        checkpoint.save(tmp_path, model, build_optimizers(model, MuonParams()), [Step(0.0, 0.0)] * steps)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 

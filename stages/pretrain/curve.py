@@ -1,0 +1,28 @@
+"""The loss of each step as a curve: smoothed, and as a file that `dvc plots` draws."""
+
+from pathlib import Path
+
+from stages.documents import publish
+
+SMOOTHED_OVER = 0.95
+
+
+def smooth(losses: list[float]) -> list[float]:
+    """The exponential moving average of `losses`, without the bias of its start."""
+    averages, average = [], 0.0
+    for step, loss in enumerate(losses, start=1):
+        average = SMOOTHED_OVER * average + (1 - SMOOTHED_OVER) * loss
+        averages.append(average / (1 - SMOOTHED_OVER**step))
+    return averages
+
+
+def write_curve(losses: list[float], smoothed: list[float], tokens_per_step: int, path: Path) -> None:
+    """Write loss by step and tokens as CSV, which `dvc plots` draws."""
+    rows = [
+        f"{step},{step * tokens_per_step},{loss:.4f},{average:.4f}"
+        for step, (loss, average) in enumerate(zip(losses, smoothed, strict=True), start=1)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("\n".join(["step,tokens,loss,smoothed", *rows]) + "\n", encoding="utf-8")
+    publish(partial, path)
