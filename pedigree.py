@@ -186,6 +186,7 @@ def report(
 def attest(
     rev: Annotated[str | None, typer.Argument(help="With --check: a commit, tag or branch.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Check all records of the build; write none.")] = False,
+    signed: Annotated[bool, typer.Option("--signed", help="With --check: an unsigned record is a broken one.")] = False,
     json: Json = False,
 ) -> None:
     """Write a record of each stage that has none, after a plain `dvc repro`; or check all that there are.
@@ -195,7 +196,7 @@ def attest(
     if check:
         from lineage.attestation.check import print_check
 
-        raise typer.Exit(print_check(Path(), rev, json))
+        raise typer.Exit(print_check(Path(), rev, json, signed))
     from flows.attest import attest_here
 
     attest_here(rev, json)

@@ -274,6 +274,10 @@ def questions(root: Path) -> Iterator[tuple[str, list[str]]]:
     yield "trace, a checkpoint", ["trace", "--checkpoint", "200"]
     yield "trace, the base model", ["trace", "--checkpoint", "base"]
     yield "trace, a document", ["trace", "--document", table[3]["id"]]
+    (root / "list.txt").write_text(f"{table[4]['id']}\n{json.loads(table[2]['meta'])['url']}\n", encoding="utf-8")
+    yield "takedown, id and URL", ["takedown", "list.txt"]
+    yield "diff, of two builds", ["diff", "HEAD~1", "HEAD"]
+    yield "log, of all builds", ["log", "--all"]
 
 
 def ask(root: Path, arguments: list[str]) -> tuple[float, float, float, int]:

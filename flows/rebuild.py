@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.work import build_locally, say
+from lineage.checkout import cache_folder
 from stages.params import Refusal
 from stages.settings import settings
 
@@ -54,8 +55,8 @@ def as_committed(rev: str | None, root: Path = Path()) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pedigree-committed-") as name:
         folder = Path(name)
         (folder / "dvc.lock").write_text(_git(root, "show", f"{_commit(root, rev)}:./dvc.lock"), encoding="utf-8")
-        (folder / ".dvc").mkdir()
-        (folder / ".dvc" / "cache").symlink_to((root / ".dvc" / "cache").resolve())
+        (folder / ".dvc" / "cache" / "files").mkdir(parents=True)
+        (folder / ".dvc" / "cache" / "files" / "md5").symlink_to(cache_folder(root))
         yield folder
 
 

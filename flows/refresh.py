@@ -40,7 +40,7 @@ from flows.publication.publish import (
     published_as,
     take_back,
 )
-from flows.stage import ComeAgain, StageFailed, Tell
+from flows.stage import ComeAgain, StageFailed, StageRefused, Tell
 from flows.work import Work, say
 from stages.params import Refusal
 
@@ -55,6 +55,7 @@ class Refreshed:
     sentence: str
     sources: tuple[str, ...] = ()  # whose pins are new
     unknown: Mapping[str, str] = field(default_factory=dict)  # sources that couldn't be asked, and why
+    held: Mapping[str, str] = field(default_factory=dict)  # sources whose newest revision breaks, and how
     candidate: str | None = None
     comparison: Comparison | None = None
 
@@ -70,7 +71,8 @@ def refresh() -> State[Refreshed]:
 
     Raises:
         Refusal: if the working tree has uncommitted changes, or has diverged from its upstream.
-        StageRefused, StageFailed: if a stage breaks; the working tree is then what it was.
+        StageRefused, StageFailed: if a stage breaks, by another cause than a new revision of its source; the working
+            tree is then what it was.
     """
     end_with_worker()
     run_log = get_run_logger()
@@ -100,12 +102,13 @@ def refresh_here(build: Callable[[], object], root: Path, tell: Tell) -> Refresh
         tell(f"newer revisions of {', '.join(new)}" if new else "no source has a newer revision")
         pin(root, new)
         try:
-            done = _built_and_published(build, root, tell)
+            held = _build(build, root, new) if any(stage.stale for stage in read_dag(root).stages) else {}
+            done = _published(root, tell)
         except (Refusal, StageFailed, ComeAgain):
             _go_back(root, tell)  # the nightly build must not fail of what only a refresh had pinned
             raise
         (root / MARK).unlink(missing_ok=True)
-        return Refreshed(**done, sources=tuple(new), unknown=unknown)
+        return Refreshed(**done, sources=tuple(name for name in new if name not in held), unknown=unknown, held=held)
 
 
 def pin(root: Path, sections: Mapping[str, Any]) -> None:
@@ -142,16 +145,37 @@ def markdown(done: Refreshed) -> str:
     if done.sources:
         lines += [f"New revisions: {', '.join(done.sources)}", ""]
     lines += [f"* {name} couldn't be asked: {why}" for name, why in done.unknown.items()]
+    lines += [f"* {name} keeps its revision, as the newest breaks: {why}" for name, why in done.held.items()]
     if done.comparison:
         lines += ["", *as_markdown(done.comparison)]
     return "\n".join(lines)
 
 
-def _built_and_published(build: Callable[[], object], root: Path, tell: Tell) -> dict[str, Any]:
+def _build(build: Callable[[], object], root: Path, new: Mapping[str, Any]) -> dict[str, str]:
+    """Build; one of the `new` sources that breaks gets its old pins back, and the rest is built. How each broke.
+
+    Raises:
+        StageRefused, StageFailed: if anything else breaks.
+    """
+    held: dict[str, str] = {}
+    while True:
+        try:
+            build()
+            return held
+        except (StageRefused, StageFailed) as broken:
+            sources = {stage.partition("@")[2] for stage in broken.stages}
+            if not sources or not sources <= new.keys() - held.keys():
+                raise
+            for name in sorted(sources):
+                held[name] = str(broken)
+                tell_people("refusal", f"source {name} keeps its revision, as the newest breaks: {broken}")
+        _write(root / PARAMS, text_at(root, "HEAD", PARAMS) or "")
+        pin(root, {name: section for name, section in new.items() if name not in held})
+
+
+def _published(root: Path, tell: Tell) -> dict[str, Any]:
     """Outcome, sentence, candidate and comparison."""
-    if any(stage.stale for stage in read_dag(root).stages):
-        build()
-    elif name := published_as(root):
+    if name := published_as(root):
         return {"outcome": "idle", "sentence": f"nothing is new: this build is base@{name}"}
     published = publish(root=root, tell=tell)
     if published.candidate:

@@ -39,11 +39,19 @@ _LOCKED = ("Unable to acquire lock", "it is being blocked by")
 
 
 class StageFailed(RuntimeError):
-    """A stage that failed by itself: to run it again would fail again."""
+    """Stages (their names, if known) that failed by themselves: to run them again would fail again."""
+
+    def __init__(self, sentence: str, stages: tuple[str, ...] = ()) -> None:
+        super().__init__(sentence)
+        self.stages = stages
 
 
 class StageRefused(Refusal):
-    """A stage that a parameter, a file or a machine kept from running; its own sentence."""
+    """Stages (their names, if known) that a parameter, a file or a machine kept from running; their own sentences."""
+
+    def __init__(self, sentence: str, stages: tuple[str, ...] = ()) -> None:
+        super().__init__(sentence)
+        self.stages = stages
 
 
 class ComeAgain(RuntimeError):

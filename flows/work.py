@@ -129,7 +129,8 @@ class Work:
         if not build.failed:
             return build
         sentences = "; ".join(dict.fromkeys(ended.reason for ended in build.failed))
-        raise StageRefused(sentences) if all(ended.refused for ended in build.failed) else StageFailed(sentences)
+        kind = StageRefused if all(ended.refused for ended in build.failed) else StageFailed
+        raise kind(sentences, tuple(ended.stage for ended in build.failed))
 
     def _push(self, build: Build) -> None:
         """Push what there is, also of a build that failed; but then that is what has to be heard of."""

@@ -88,7 +88,7 @@ class Build:
 
 
 def build_at(root: Path, revision: str | None = None) -> Build:
-    """The build whose dvc.lock stands at `revision`; by default in the working tree.
+    """The build whose dvc.lock stands at `revision` (base@prod: the current version); by default in the working tree.
 
     Raises:
         Refusal: if there is no such revision, or no dvc.lock in it.
@@ -98,7 +98,7 @@ def build_at(root: Path, revision: str | None = None) -> Build:
             return Build((root / LOCK).read_text(encoding="utf-8"), None, None, ())
         except FileNotFoundError:
             raise Refusal(f"{root / LOCK} is missing: nothing is built yet; run `dvc repro`") from None
-    commit = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
+    commit = _commit(root, revision) or _commit(root, _assigned(root, revision))
     if not commit:
         raise Refusal(f"there is no commit {revision} here; `git fetch --tags` brings those of others")
     lock = _git(root, "show", f"{commit}:./{LOCK}")
@@ -159,6 +159,19 @@ def _objects(entries: Iterable[Mapping[str, Any]] | None) -> dict[str, Object]:
         entry["path"]: Object(entry["path"], str(entry["md5"]), entry.get("size"), entry.get("nfiles"))
         for entry in entries or ()
     }
+
+
+def _commit(root: Path, revision: str) -> str:
+    return _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
+
+
+def _assigned(root: Path, wanted: str) -> str:
+    """The newest tag that gives a version the stage of `wanted`, as GTO writes it: base@prod is base#prod#7."""
+    artifact, at, stage = wanted.partition("@")
+    if not at:
+        return ""
+    tags = f"refs/tags/{artifact}#{stage}#*"
+    return _git(root, "for-each-ref", "--sort=-version:refname", "--count=1", "--format=%(refname)", tags).strip()
 
 
 def _names(root: Path) -> dict[str, list[str]]:

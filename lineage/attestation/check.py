@@ -66,8 +66,10 @@ class Check:
         }
 
 
-def check(root: Path, build: Build) -> Check:
+def check(root: Path, build: Build, signed: bool = False) -> Check:
     """What the records in `root` are worth for `build`. Every byte of the outs is read that is here.
+
+    `signed` demands a trusted signature of each record.
 
     Raises:
         Refusal: if a trusted key isn't one.
@@ -75,7 +77,7 @@ def check(root: Path, build: Build) -> Check:
     records, damaged = _intact(root)
     of_stage = fitting(records, build)
     keys = trusted_keys(root)
-    stages = (_checked(root, build, stage, records, of_stage, keys) for stage in build.stages.values())
+    stages = (_checked(root, build, stage, records, of_stage, keys, signed) for stage in build.stages.values())
     return Check(build.title, tuple(stages), tuple(damaged))
 
 
@@ -97,7 +99,13 @@ def _intact(root: Path) -> tuple[list[Record], list[str]]:
 
 
 def _checked(
-    root: Path, build: Build, stage: Stage, records: list[Record], of_stage: Mapping[str, Record], keys: Keys
+    root: Path,
+    build: Build,
+    stage: Stage,
+    records: list[Record],
+    of_stage: Mapping[str, Record],
+    keys: Keys,
+    signed: bool,
 ) -> Checked:
     record = of_stage.get(stage.name)
     if record is None:
@@ -110,6 +118,8 @@ def _checked(
         except Unverified as error:
             signature = str(error)
             problems.append(f"{stage.name}: {record.path}: {error}")
+    elif signed:
+        problems.append(f"{stage.name}: {record.path} is unsigned")
     equal, absent = [], []
     for out in stage.outs.values():
         try:
@@ -213,13 +223,13 @@ def _is_in(path: str, folder: str) -> bool:
     return PurePosixPath(path).is_relative_to(folder)
 
 
-def print_check(root: Path, revision: str | None, as_json: bool) -> int:
+def print_check(root: Path, revision: str | None, as_json: bool, signed: bool = False) -> int:
     """Print what the records of the build at `revision` are worth; the exit code, 1 if something is broken.
 
     Raises:
         Refusal: if there is no such build, or a trusted key isn't one.
     """
-    found = check(root, build_at(root, revision))
+    found = check(root, build_at(root, revision), signed)
     if as_json:
         print(json.dumps(_to_json(found), indent=2, ensure_ascii=False))
     else:

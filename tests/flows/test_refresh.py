@@ -136,6 +136,58 @@ def test_a_source_that_cannot_be_asked_keeps_its_pin_and_is_reported(clone, capl
     assert "* wiki couldn't be asked" in markdown(done)
 
 
+READ = """
+import sys
+from pathlib import Path
+
+import yaml
+
+[url] = yaml.safe_load(Path("params.yaml").read_text())["sources"][sys.argv[1]]["download"]["urls"]
+try:
+    value = float(Path(url).read_text())
+except ValueError:
+    print(f"error: {url} has no number", file=sys.stderr)
+    sys.exit(2)
+Path("read").mkdir(exist_ok=True)
+Path("read", sys.argv[1]).write_text(str(value))
+"""
+READING = {
+    "cmd": "exec python read.py ${key}",
+    "params": ["sources.${key}"],
+    "deps": ["read.py"],
+    "outs": ["read/${key}"],
+}
+
+
+def test_a_source_whose_newest_revision_breaks_keeps_the_old_one_and_the_rest_is_published(clone, caplog):
+    pipeline = yaml.safe_load((clone.root / "dvc.yaml").read_text())
+    stages = {"read": {"foreach": "${sources}", "do": READING}, **pipeline["stages"]}
+    stages["evaluate"]["deps"].append("read")
+    (clone.root / "read.py").write_text(READ)
+    (clone.root / ".gitignore").write_text((clone.root / ".gitignore").read_text() + "/read\n")
+    (clone.root / "dvc.yaml").write_text(yaml.safe_dump({"vars": ["params.yaml"], **pipeline, "stages": stages}))
+    clone.build()
+    clone.git("add", "--all")
+    clone.git("commit", "--quiet", "--message", "Read each source")
+    clone.git("push", "--quiet")
+    before = pinned(clone, "wiki")
+    kept = clone.root / "scratch/download" / before  # as download keeps it
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    (clone.root.parent / "corpus/wiki.txt").rename(kept)
+    (clone.root.parent / "corpus/wiki.txt").write_text("no number\n")
+    clone.bits("code", 1.1)
+
+    done, again = refreshed(clone), refreshed(clone)
+
+    assert (done.outcome, done.sources) == ("published", ("code",))
+    assert done.held == {"wiki": "read@wiki: ../corpus/wiki.txt has no number"}
+    assert "refusal: source wiki keeps its revision, as the newest breaks: read@wiki: " in caplog.text
+    assert "* wiki keeps its revision" in markdown(done)
+    assert pinned(clone, "wiki") == before
+    assert (again.outcome, again.sources, again.held) == ("idle", (), done.held)
+    assert_as_the_branch(clone)
+
+
 def test_a_stage_that_breaks_leaves_the_clone_as_the_branch_is(clone):
     (clone.root.parent / "corpus/wiki.txt").write_text("no number\n")
 

@@ -158,6 +158,11 @@ def test_a_whole_build_has_no_problem(attested, capsys):
     }  # fmt: skip
 
 
+def test_who_demands_signatures_has_a_sentence_for_each_record_without_one(attested, capsys):
+    assert print_check(attested, None, as_json=False, signed=True) == 1
+    assert capsys.readouterr().out.count(".json is unsigned") == 12
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
@@ -252,7 +257,7 @@ def test_a_signed_build_holds_until_a_key_or_a_byte_changes(project, monkeypatch
     assert all("whose key is not in records/keys" in problem for problem in problems(project))
     keys.mkdir()
     (keys / "builds.pem").write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    found = check(project, build_at(project))
+    found = check(project, build_at(project), signed=True)
     assert (found.problems, found.counts["unsigned"]) == ([], 0)
 
     record = records_of(project, build_at(project))["pretrain"]

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from flows.publication.versions import current, history, versions
+from lineage.history import build_at
 from lineage.log import print_log, references, rows
 from stages.params import Refusal
 
@@ -49,6 +50,14 @@ def published(committed, tmp_path_factory):
     (folder / "dvc.lock").write_text((folder / "dvc.lock").read_text().replace("a" * 32, "c" * 32))
     git(folder, "commit", "--quiet", "--all", "--message", "not published")
     return folder
+
+
+def test_the_current_version_is_a_revision_like_any_other(published):
+    assert build_at(published, "base@prod").commit == git(published, "rev-parse", "base@v1.0.0^{commit}")
+    assert build_at(published, "base@v1.1.0").commit == git(published, "rev-parse", "base@v1.1.0^{commit}")
+    for wanted in ("base@staging", "base"):
+        with pytest.raises(Refusal, match=f"no commit {wanted} here"):
+            build_at(published, wanted)
 
 
 def test_each_version_has_the_status_that_the_registry_gives_it(published):

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from tiny import ROOT, Project
 
-from lineage.documents import find
+from lineage.documents import EXTRACT, find, row_of
 from lineage.history import build_at
 from lineage.training import instructions
 from lineage.why.answer import Answer, answer_of
@@ -40,6 +40,18 @@ def shelf(tmp_path: Path) -> Path:
         write_shard(folder / f"documents-{number:05d}.parquet", table)
     write_manifest(folder, {})
     return tmp_path
+
+
+def test_a_build_with_other_columns_is_asked_for_what_it_has(shelf):
+    [place] = find(shelf, pl.col("origin") == ORIGINS[0])
+    for path in (shelf / "data/extract/web").glob("*.parquet"):
+        pl.read_parquet(path).rename({"meta": "about"}).write_parquet(path)
+    write_manifest(shelf / "data/extract/web", {})
+
+    assert find(shelf, pl.col("origin") == ORIGINS[0]) == [place]
+    assert row_of(shelf, EXTRACT, "documents", place, ["origin", "meta"]) == {"origin": ORIGINS[0]}
+    with pytest.raises(Refusal, match=r"data/extract/web/documents-00000.parquet of that build can't be asked .*meta"):
+        find(shelf, pl.col("meta").is_not_null())
 
 
 @pytest.mark.parametrize(
