@@ -298,6 +298,38 @@ def sweep(
 
 
 @app.command()
+def plan(
+    preset: Annotated[str | None, typer.Option("--preset", help="A file of presets/; default: params.yaml.")] = None,
+    on: Annotated[str, typer.Option("--on", help="Machines, as COUNTxDEVICE.")] = "8xh100",
+    mfu: Annotated[float, typer.Option("--mfu", min=0.01, max=1.0, help="Share of their peak that is reached.")] = 0.4,
+    price: Annotated[float | None, typer.Option("--price", min=0.0, help="Of a device for an hour.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what a training will take before it runs: tokens, parameters, FLOPs, days, memory, layout, disk, price.
+
+    Example: pedigree plan --preset llama3-405b --on 16384xh100
+    """
+    from plan.devices import parse_machines
+    from plan.page import as_json, as_text
+    from plan.plan import make_plan
+
+    print((as_json if json else as_text)(make_plan(preset, parse_machines(on), mfu, price)))
+
+
+@app.command()
+def forecast(json: Json = False) -> None:
+    """Say how good the model of params.yaml will be, by the ladder's law; and what came out, once it is trained.
+
+    Example: dvc --cd ladder repro && pedigree forecast
+    """
+    from forecast.forecast import make_forecast
+    from forecast.page import as_json, as_text
+    from forecast.runs import read_ladder, read_target
+
+    print((as_json if json else as_text)(make_forecast(read_ladder(), read_target())))
+
+
+@app.command()
 def stage(
     commit: Annotated[str, typer.Argument(help="What a hand-over uploaded.")],
     name: Annotated[str, typer.Argument(metavar="STAGE", help="The stage to run.")],

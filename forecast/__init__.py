@@ -1,0 +1,1 @@
+"""How good a model will be, before it is trained: a law fitted to a ladder of small runs."""
