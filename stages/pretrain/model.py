@@ -78,7 +78,7 @@ def prepare_layers(model: nn.Module, params: PretrainParams, recomputed: bool) -
     if recomputed:
         if not model.supports_gradient_checkpointing:
             raise Refusal(f"PEDIGREE_RECOMPUTE is set, but {type(model).__name__} can't recompute its layers; unset it")
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if params.precision == "fp8":
         convert_model_to_fp8_ao(model)
     if params.compile:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from stages.params import Refusal
 from stages.pretrain.params import AdamWParams, MuonParams, ScheduleParams
 
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon").
@@ -81,12 +82,21 @@ class Muon(Optimizer):
 
 
 def build_optimizers(model: nn.Module, params: AdamWParams | MuonParams) -> list[Optimizer]:
-    """The optimizers that together train all of `model`; each group keeps its peak rate as "peak"."""
+    """The optimizers that together train all of `model`; each group keeps its peak rate as "peak".
+
+    Raises:
+        Refusal: if there is nothing for Muon to train.
+    """
     embeddings = _embeddings(model)
     if isinstance(params, AdamWParams):
         optimizers: list[Optimizer] = [_adamw(list(model.parameters()), params, embeddings)]
     else:
         inner = _inner_matrices(model)
+        if not inner:
+            raise Refusal(
+                f"params.yaml: pretrain.optimizer is muon, but {type(model).__name__} has no linear layers between "
+                f"embedding and head; set it to adamw"
+            )
         chosen = {id(matrix) for matrix in inner}
         rest = [param for param in model.parameters() if id(param) not in chosen]
         optimizers = [
