@@ -29,6 +29,9 @@ class Settings(StageParams):
     )
     launch: str = Field("", description="arguments of `accelerate launch` for pretrain; empty: one process")
     micro_batch: int = Field(16, ge=1, description="samples that pretrain computes at once, per process")
+    recompute: bool = Field(
+        False, description="compute the inside of each layer twice in pretrain, to keep less memory"
+    )
     checkpoint_seconds: float = Field(30.0, ge=0, description="least time between two checkpoints in scratch")
 
     @property

@@ -6,7 +6,6 @@ so a resumed run is the run that it continues.
 
 import hashlib
 import json
-import math
 import os
 import shlex
 import shutil
@@ -23,8 +22,8 @@ import torch
 import transformers
 
 from stages.documents import read_manifest, source_folders, write_json
-from stages.params import Refusal, load_mixture, load_params, read_params
-from stages.pretrain import checkpoint
+from stages.params import load_mixture, load_params, read_params
+from stages.pretrain import checkpoint, guard, numerics
 from stages.pretrain.card import write_card
 from stages.pretrain.curve import smooth, write_curve
 from stages.pretrain.model import (
@@ -50,9 +49,10 @@ CODE = (ROOM / "pretrain", ROOM / "order.py", ROOM / "tokens.py")
 
 def main() -> None:
     """Train the base model of params.yaml, from the newest checkpoint in scratch if there is one."""
+    params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
+    numerics.pin(params)
     if settings().launch and "ACCELERATE_MIXED_PRECISION" not in os.environ:
         os.execvp("accelerate", ["accelerate", "launch", *shlex.split(settings().launch), "-m", "stages.pretrain"])
-    params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
     accelerator = start_accelerate(params)
     scratch = settings().scratch_folder / "pretrain" / fingerprint()
     with held(scratch) if accelerator.is_main_process else nullcontext() as remote:
@@ -115,12 +115,8 @@ def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> No
     while len(trainer.steps) < params.steps:
         first = len(trainer.steps) * params.samples_per_step
         step = trainer.train_step(range(first, first + params.samples_per_step), settings().micro_batch)
-        if not math.isfinite(step.loss):
-            raise Refusal(
-                f"pretrain: the loss of step {len(trainer.steps)} is {step.loss}; lower "
-                f"pretrain.optimizer.learning_rate or pretrain.gradient_clip in params.yaml"
-            )
         trainer.steps.append(step)
+        guard.check(trainer.steps, params.guard, trainer.documents)
         done = len(trainer.steps)
         progress.report(step.loss)
         lost = remote is not None and remote.lost
@@ -174,6 +170,7 @@ def write_outs(trainer: Trainer, scratch: Path) -> None:
         if folder.suffix != checkpoint.PARTIAL:
             shutil.copytree(folder, published / folder.name)
     losses = [step.loss for step in trainer.steps]
+    skipped = sum(step.skipped for step in trainer.steps)
     smoothed = smooth(losses)
     tokens = params.steps * params.tokens_per_step
     drawn = trainer.order.drawn(params.steps * params.samples_per_step)
@@ -181,6 +178,7 @@ def write_outs(trainer: Trainer, scratch: Path) -> None:
         "parameters": count_parameters(trainer.model),
         "tokens": tokens,
         "steps": params.steps,
+        "skipped_steps": skipped,
         "loss": round(smoothed[-1], 4),
         "flops": flops_per_token(trainer.model, trainer.config, params.sequence_length) * tokens,
         "epochs": {name: round(count / trainer.order.windows[name], 4) for name, count in drawn.items()},

@@ -1,5 +1,6 @@
 """The loss of each step as a curve: smoothed, and as a file that `dvc plots` draws."""
 
+import math
 from pathlib import Path
 
 from stages.documents import publish
@@ -8,11 +9,13 @@ SMOOTHED_OVER = 0.95
 
 
 def smooth(losses: list[float]) -> list[float]:
-    """The exponential moving average of `losses`, without the bias of its start."""
-    averages, average = [], 0.0
-    for step, loss in enumerate(losses, start=1):
-        average = SMOOTHED_OVER * average + (1 - SMOOTHED_OVER) * loss
-        averages.append(average / (1 - SMOOTHED_OVER**step))
+    """The exponential moving average of `losses`, without the bias of its start; what isn't finite is left out."""
+    averages, average, weight = [], 0.0, 0.0
+    for loss in losses:
+        if math.isfinite(loss):
+            average = SMOOTHED_OVER * average + (1 - SMOOTHED_OVER) * loss
+            weight = SMOOTHED_OVER * weight + (1 - SMOOTHED_OVER)
+        averages.append(average / weight if weight else math.nan)
     return averages
 
 

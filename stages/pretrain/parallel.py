@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, is_torchao_available
 from torch import nn
 
 from stages.params import Refusal
@@ -17,12 +17,18 @@ def start_accelerate(params: PretrainParams) -> Accelerator:
     """Accelerate on the devices at hand, computing deterministically.
 
     Raises:
-        Refusal: if the samples of a step can't be divided evenly among the processes.
+        Refusal: if the device has no such precision, or the samples of a step can't be divided evenly among the
+            processes.
     """
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 6% of the time
     torch.set_num_threads(params.threads)
-    precision = {"fp32": "no", "bf16": "bf16", "auto": "bf16" if has_bf16() else "no"}[params.precision]
+    if params.precision == "fp8" and not has_fp8():
+        raise Refusal(
+            "params.yaml: pretrain.precision is fp8, which needs a GPU of compute capability 8.9 or more, and "
+            "torchao; set it to bf16"
+        )
+    precision = {"fp32": "no", "auto": "bf16" if has_bf16() else "no"}.get(params.precision, params.precision)
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     if params.samples_per_step % accelerator.num_processes:
         raise Refusal(
@@ -37,6 +43,12 @@ def has_bf16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
+
+
+def has_fp8() -> bool:
+    """Whether the GPU multiplies fp8, and Accelerate finds the library by which it does."""
+    capable = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+    return capable and bool(is_torchao_available())
 
 
 def synchronized(accelerator: Accelerator, model: nn.Module, whole: bool) -> AbstractContextManager[Any]:
