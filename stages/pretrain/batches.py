@@ -4,7 +4,6 @@ Axes: B samples, T tokens.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,11 +14,6 @@ from stages.pretrain.params import PretrainParams
 from stages.tokens import TokenStream
 
 IGNORED = -100  # a target that doesn't count, as torch's cross_entropy has it
-
-
-def open_streams(folders: dict[str, Path]) -> dict[str, TokenStream]:
-    """The token stream of each source."""
-    return {name: TokenStream.open(folder) for name, folder in folders.items()}
 
 
 def order_of(streams: dict[str, TokenStream], mixture: dict[str, float], params: PretrainParams) -> Order:
