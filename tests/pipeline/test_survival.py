@@ -1,9 +1,11 @@
 """A training survives: kills at any moment, signals, other numbers of processes, ways to share the model, hangs."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -56,3 +58,50 @@ def test_after_any_kill_state_and_losses_are_bitwise_those_of_the_undisturbed_tr
     assert all(torch.equal(expected[name], state[name]) for name in expected)
     assert made(untrained) == made(built)
     assert not list(untrained.folder.glob("scratch/pretrain/**/*.partial"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_a_training_with_a_checkpoint_of_the_step_at_hand(built, untrained, sent):
+    folder = str(untrained.folder)
+
+    codes = train(untrained, Training(folder, stop_after=13, sent=sent), Training(folder))
+
+    assert codes == [[75], [0]]
+    assert "going on after step 13," in said(untrained)
+    assert made(untrained) == made(built)
+
+
+def losses(project: Project) -> torch.Tensor:
+    return torch.tensor(pl.read_csv(project.folder / "plots/loss.csv")["loss"].to_list())
+
+
+def base(project: Project) -> dict[str, torch.Tensor]:
+    return load_file(project.folder / "models/base/model.safetensors")
+
+
+def test_sharing_the_model_by_fsdp2_changes_the_loss_by_rounding_only(built, untrained):
+    codes = train(untrained, Training(str(untrained.folder), world=2, settings=SHARDED))
+
+    assert codes == [[0, 0]], said(untrained)
+    assert torch.allclose(losses(untrained), losses(built), atol=2e-3)
+    one, two = base(built), base(untrained)
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
+    assert all(torch.allclose(one[name], two[name], atol=0.02) for name in one)
+    config = "models/base/config.json"
+    assert (untrained.folder / config).read_bytes() == (built.folder / config).read_bytes()
+
+
+def test_a_training_goes_on_with_another_number_of_processes_and_back(built, untrained):
+    folder = str(untrained.folder)
+
+    codes = train(
+        untrained,
+        Training(folder, stop_after=10),
+        Training(folder, world=2, settings=SHARDED, stop_after=20),
+        Training(folder, world=2, stop_after=30),
+        Training(folder),
+    )
+
+    assert codes == [[75], [75, 75], [75, 75], [0]], said(untrained)
+    assert "going on after step 30," in said(untrained)
+    assert torch.allclose(losses(untrained), losses(built), atol=2e-3)
