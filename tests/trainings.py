@@ -31,6 +31,7 @@ class Training:
     settings: dict[str, str] = field(default_factory=dict)  # PEDIGREE_ variables, and others
     stop_after: int | None = None  # steps in all, then a signal to the first process
     sent: int = signal.SIGTERM
+    hangs_after: int | None = None  # steps in all, then nothing happens any more
     dies_after: float | None = None  # seconds, by SIGKILL
     dies_writing: int | None = None  # by SIGKILL, inside so manieth act of writing a checkpoint
 
@@ -77,7 +78,9 @@ def _be(training: Training, rank: int, main: Callable[[], None], port: int) -> A
     os.environ |= {"ACCELERATE_USE_CPU": "true"} | training.settings
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     if training.stop_after and rank == 0:
-        _stop(training.stop_after, training.sent)
+        _after(training.stop_after - 1, lambda: os.kill(os.getpid(), training.sent))
+    if training.hangs_after:
+        _after(training.hangs_after, lambda: time.sleep(300))
     if training.dies_writing is not None:
         _die_writing(training.dies_writing)
     code = 1
@@ -95,14 +98,15 @@ def _be(training: Training, rank: int, main: Callable[[], None], port: int) -> A
         os._exit(code)
 
 
-def _stop(after: int, number: int) -> None:
+def _after(steps: int, act: Callable[[], None]) -> None:
+    """Have `act` done after so many steps, within the next."""
     from stages.pretrain.trainer import Trainer
 
     real = Trainer.train_step
 
     def step(self: Any, *arguments: Any) -> Any:
-        if len(self.steps) == after - 1:
-            os.kill(os.getpid(), number)
+        if len(self.steps) == steps:
+            act()
         return real(self, *arguments)
 
     Trainer.train_step = step  # type: ignore[method-assign]

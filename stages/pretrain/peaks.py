@@ -34,6 +34,8 @@ PEAK_TFLOPS = {
 
 def peak_flops(device_name: str) -> float | None:
     """The device's peak in FLOP/s, dense bf16; None if the table doesn't know it."""
+    if "Laptop" in device_name:
+        return None  # it has the name, not the speed
     words = device_name.replace("-", " ")
     for name, tflops in PEAK_TFLOPS.items():
         if f" {name} " in f" {words} ":

@@ -1,6 +1,5 @@
 """A training survives: kills at any moment, signals, other numbers of processes, ways to share the model, hangs."""
 
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -105,3 +104,35 @@ def test_a_training_goes_on_with_another_number_of_processes_and_back(built, unt
     assert codes == [[75], [75, 75], [75, 75], [0]], said(untrained)
     assert "going on after step 30," in said(untrained)
     assert torch.allclose(losses(untrained), losses(built), atol=2e-3)
+
+
+def test_a_step_that_hangs_ends_with_the_stacks_of_all_threads_and_is_tried_again(built, untrained):
+    folder = str(untrained.folder)
+    hung, ended = train(
+        untrained,
+        Training(folder, settings=EACH_STEP | {"PEDIGREE_HANG_SECONDS": "3"}, hangs_after=20),
+        Training(folder),
+    )
+
+    assert (hung, ended) == ([75], [0])
+    assert "going on after step 20," in said(untrained)
+    assert made(untrained) == made(built)
+
+
+def test_published_weights_follow_the_powers_of_two_and_the_base_model_is_their_mean(untrained):
+    untrained.set("pretrain.tokens", 9 * 256)
+    untrained.set("pretrain.checkpoint_steps", None)
+    untrained.set("pretrain.checkpoint_powers", True)
+    untrained.set("pretrain.average_last", 2)
+
+    codes = train(untrained, Training(str(untrained.folder), settings={"PEDIGREE_PROFILE": "2:4"}))
+
+    assert codes == [[0]], said(untrained)
+    published = sorted((untrained.folder / "models/checkpoints").iterdir())
+    assert [path.name for path in published] == [f"step-{step:08d}" for step in (1, 2, 4, 8)]
+    fourth, eighth = (load_file(path / "model.safetensors") for path in published[2:])
+    mean = {name: ((fourth[name].double() + eighth[name].double()) / 2).float() for name in fourth}
+    assert all(torch.equal(mean[name], tensor) for name, tensor in base(untrained).items())
+    assert "mean of those after steps 4, 8" in (untrained.folder / "models/base/README.md").read_text()
+    (trace,) = untrained.folder.glob("scratch/pretrain/*/profile-0.json")
+    assert '"traceEvents"' in trace.read_text()
