@@ -1,5 +1,8 @@
 """The shape of any other architecture: transformers builds it on the meta device, where tensors have no values."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from plan.shape import EMBEDDING, HEAD, INNER, VECTORS, Shape
@@ -7,13 +10,15 @@ from stages.pretrain.model import build_config, build_model
 from stages.pretrain.params import PretrainParams
 
 
-def measure_shape(params: PretrainParams, vocabulary: int) -> Shape:
-    """The shape of `params.model`; its parameters by what a model of any architecture has: embedding, head, the rest.
+def measure_shape(params: PretrainParams, described: Mapping[str, Any], vocabulary: int) -> Shape:
+    """The shape of the model `described` so.
+
+    Its parameters are given by what a model of any architecture has: embedding, head, the rest.
 
     Raises:
         Refusal: if transformers can't build it.
     """
-    config = build_config(params, vocabulary, 0)
+    config = build_config(described, vocabulary, 0)
     with torch.device("meta"):
         model = build_model(config, params)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()  # type: ignore[operator]

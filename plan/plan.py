@@ -1,8 +1,10 @@
 """A plan: all that params.yaml or a preset says of a training before it runs."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plan.compute import days, flops_by_part, six_nd
 from plan.corpus import Portion, portions
@@ -78,8 +80,7 @@ class Plan:
     @property
     def checkpoints(self) -> int:
         """How many are published."""
-        every = self.params.checkpoint_steps
-        return self.params.steps // every if every else 0
+        return sum(self.params.publishes(step) for step in range(1, self.params.steps + 1))
 
 
 def make_plan(preset: str | None, machines: Machines, mfu: float = MFU, price: float | None = None) -> Plan:
@@ -90,7 +91,8 @@ def make_plan(preset: str | None, machines: Machines, mfu: float = MFU, price: f
     """
     path = preset_path(preset) if preset else PARAMS_FILE
     params = load_params(PretrainParams, "pretrain", path)
-    shape = whole_shape(params, vocabulary(path, params, None if preset else TOKENIZER))
+    described = describe(params)
+    shape = whole_shape(params, described, vocabulary(path, described, None if preset else TOKENIZER))
     fit = first_fit(shape, params, machines)
     return Plan(
         preset or str(PARAMS_FILE), params,
@@ -113,24 +115,40 @@ def preset_path(name: str) -> Path:
     return known[name]
 
 
-def whole_shape(params: PretrainParams, size: int) -> Shape:
+def describe(params: PretrainParams) -> Mapping[str, Any]:
+    """The fields of the model's config: those of params, or those of the base model whose training goes on.
+
+    Raises:
+        Refusal: if that isn't there.
+    """
+    if params.start is None:
+        return params.model or {}
+    path = Path(params.start.folder, "config.json")
+    try:
+        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refusal(f"{path} can't be read ({error}); correct pretrain.start.folder in params.yaml") from None
+    return described
+
+
+def whole_shape(params: PretrainParams, described: Mapping[str, Any], size: int) -> Shape:
     """The shape of the model, by arithmetic where the architecture and objective allow it."""
-    shape = shape_of(params.model, size) if params.objective == "causal" else None
+    shape = shape_of(described, size) if params.objective == "causal" else None
     if shape is None:
         from plan.meta import measure_shape  # loads torch, which takes seconds
 
-        shape = measure_shape(params, size)
+        shape = measure_shape(params, described, size)
     return shape
 
 
-def vocabulary(path: Path, params: PretrainParams, tokenizer: Path | None) -> int:
+def vocabulary(path: Path, described: Mapping[str, Any], tokenizer: Path | None) -> int:
     """Tokens that the model knows: its own number, that of the built tokenizer, or what params ask for.
 
     Raises:
         Refusal: if none of them says it.
     """
-    if "vocab_size" in params.model:
-        return int(params.model["vocab_size"])
+    if "vocab_size" in described:
+        return int(described["vocab_size"])
     if tokenizer and tokenizer.exists():
         built = json.loads(tokenizer.read_text(encoding="utf-8"))
         return len({*built["model"]["vocab"], *(token["content"] for token in built["added_tokens"])})

@@ -66,7 +66,7 @@ def test_starter_is_the_default():
 @pytest.mark.parametrize("preset", COUNTED)
 def test_a_preset_has_the_exact_parameters_of_its_model_by_arithmetic_and_on_the_meta_device(preset):
     params = pretrain_of(preset)
-    size = vocabulary(ROOT / f"presets/{preset}.yaml", params, None)
+    size = vocabulary(ROOT / f"presets/{preset}.yaml", params.model, None)
 
     with torch.device("meta"):
         model = build_model(build_config(params, size, 0), params)

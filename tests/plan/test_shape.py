@@ -42,7 +42,7 @@ def test_arithmetic_counts_what_transformers_builds(model):
     ],
 )
 def test_another_architecture_is_counted_by_building_it_without_values(model, objective):
-    shape = measure_shape(params_of(model, objective=objective), 1000)
+    shape = measure_shape(params_of(model, objective=objective), model, 1000)
 
     assert (shape.layers, shape.width, shape.heads, shape.inner, shape.vocabulary) == (3, 96, 6, 160, 1000)
     known = shape_of(model, 1000)
