@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.work import build_locally, say
-from lineage.checkout import cache_folder
 from stages.params import Refusal
 from stages.settings import settings
 
@@ -56,7 +55,7 @@ def as_committed(rev: str | None, root: Path = Path()) -> Iterator[Path]:
         folder = Path(name)
         (folder / "dvc.lock").write_text(_git(root, "show", f"{_commit(root, rev)}:./dvc.lock"), encoding="utf-8")
         (folder / ".dvc" / "cache" / "files").mkdir(parents=True)
-        (folder / ".dvc" / "cache" / "files" / "md5").symlink_to(cache_folder(root))
+        (folder / ".dvc" / "cache" / "files" / "md5").symlink_to(_objects(root))
         yield folder
 
 
@@ -96,6 +95,14 @@ def _own_scratch(folder: Path, root: Path) -> Iterator[None]:
     finally:
         if given is not None:
             os.environ["PEDIGREE_SCRATCH"] = given
+
+
+def _objects(root: Path) -> Path:
+    """Where DVC's cache of `root` has its objects, as its configuration has it."""
+    from dvc.repo import Repo  # takes a second to load, and only who names a revision needs it
+
+    with Repo(str(root)) as repo:
+        return Path(repo.cache.local.path).resolve()
 
 
 def _commit(root: Path, rev: str) -> str:
