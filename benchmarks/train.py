@@ -35,7 +35,8 @@ from stages.pretrain.model import build_config, build_model
 from stages.pretrain.optimizer import rate_factor
 from stages.pretrain.parallel import start_accelerate
 from stages.pretrain.params import PretrainParams
-from stages.pretrain.trainer import TOKENIZER, TOKENS, Trainer
+from stages.pretrain.streaming import TOKENS
+from stages.pretrain.trainer import TOKENIZER, Trainer
 from stages.process import run
 from stages.settings import settings
 from stages.tokens import load_tokenizer
@@ -56,7 +57,7 @@ def parameters() -> PretrainParams:
 
 def ours(params: PretrainParams) -> Iterator[None]:
     """A step of this program each time it is asked."""
-    trainer = Trainer(params, load_mixture(), start_accelerate(params))
+    trainer = Trainer(params, load_mixture(), start_accelerate(params), TOKENS)
     while True:
         first = len(trainer.steps) * params.samples_per_step
         numbers = range(first, first + params.samples_per_step)
@@ -188,7 +189,7 @@ def compare() -> dict[str, list[float]]:
 
 def checkpoint_share(params: PretrainParams) -> tuple[float, float]:
     """Seconds that a checkpoint holds up the training, and which share of the time that is by the default setting."""
-    trainer = Trainer(params, load_mixture(), start_accelerate(params))
+    trainer = Trainer(params, load_mixture(), start_accelerate(params), TOKENS)
     trainer.steps.append(trainer.train_step(range(params.samples_per_step), settings().micro_batch))
     took = []
     with tempfile.TemporaryDirectory(dir=".") as folder:

@@ -22,19 +22,15 @@ def largest_that_fits(trainer: Trainer) -> int:
             "environment variable PEDIGREE_MICRO_BATCH: auto is for one process; run a few steps on one, which says "
             "what fits, and give that number"
         )
-    optimizers, steps, size = trainer.optimizers, len(trainer.steps), trainer.params.samples_per_step
-    first = steps * size
-    trainer.optimizers = []
-    try:
-        while not _fits(trainer, range(first, first + size)):
-            if size == 1:
-                raise Refusal(
-                    "pretrain: not even one sample fits into the memory; lower pretrain.sequence_length or the "
-                    "model's size in params.yaml, or take a larger device"
-                )
-            size //= 2
-    finally:
-        trainer.optimizers = optimizers
+    size = trainer.params.samples_per_step
+    first = len(trainer.steps) * size
+    while not _fits(trainer, range(first, first + size)):
+        if size == 1:
+            raise Refusal(
+                "pretrain: not even one sample fits into the memory; lower pretrain.sequence_length or the "
+                "model's size in params.yaml, or take a larger device"
+            )
+        size //= 2
     log.info("pretrain: %d samples at once", size)
     return size
 
@@ -43,7 +39,7 @@ def _fits(trainer: Trainer, numbers: range) -> bool:
     """Whether a gradient of the samples `numbers`, all at once, can be computed beside two numbers per parameter."""
     try:
         state = [torch.empty_like(parameter) for parameter in trainer.model.parameters() for _ in range(2)]
-        trainer.train_step(numbers, len(numbers))  # with no optimizers: no weight changes
+        trainer.accumulate(numbers, len(numbers))
         del state
         return True
     except (torch.cuda.OutOfMemoryError, MemoryError):

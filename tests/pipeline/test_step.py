@@ -21,6 +21,7 @@ from stages.pretrain import checkpoint
 from stages.pretrain.history import Step
 from stages.pretrain.parallel import start_accelerate
 from stages.pretrain.params import PretrainParams
+from stages.pretrain.streaming import TOKENS
 from stages.pretrain.trainer import Trainer
 
 Make = Callable[..., Trainer]
@@ -34,7 +35,7 @@ def trainer(built: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     def make(**values: Any) -> Trainer:
         params = parse_params(PretrainParams, PARAMS["pretrain"] | values, "pretrain")
-        return Trainer(params, load_mixture(), start_accelerate(params))
+        return Trainer(params, load_mixture(), start_accelerate(params), TOKENS)
 
     yield make
     torch.use_deterministic_algorithms(False)
@@ -202,10 +203,11 @@ from stages.pretrain.params import PretrainParams
 params = load_params(PretrainParams, "pretrain").model_copy(update={"numerics": sys.argv[1]})
 numerics.pin(params)
 from stages.pretrain.parallel import start_accelerate
+from stages.pretrain.streaming import TOKENS
 from stages.pretrain.trainer import Trainer
 sys.path.insert(0, sys.argv[2])
 from pipeline.test_step import digest, train
-print(digest(train(Trainer(params, load_mixture(), start_accelerate(params)), 6)))
+print(digest(train(Trainer(params, load_mixture(), start_accelerate(params), TOKENS), 6)))
 """
 PROCESSORS = (
     {},
