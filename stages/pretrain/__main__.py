@@ -23,7 +23,7 @@ import transformers
 
 from stages.documents import read_manifest, source_folders, write_json
 from stages.params import load_mixture, load_params, read_params
-from stages.pretrain import checkpoint, guard, numerics
+from stages.pretrain import checkpoint, guard, memory, numerics
 from stages.pretrain.card import write_card
 from stages.pretrain.curve import smooth, write_curve
 from stages.pretrain.model import (
@@ -53,6 +53,7 @@ def main() -> None:
     numerics.pin(params)
     if settings().launch and "ACCELERATE_MIXED_PRECISION" not in os.environ:
         os.execvp("accelerate", ["accelerate", "launch", *shlex.split(settings().launch), "-m", "stages.pretrain"])
+    memory.keep()
     accelerator = start_accelerate(params)
     scratch = settings().scratch_folder / "pretrain" / fingerprint()
     with held(scratch) if accelerator.is_main_process else nullcontext() as remote:
