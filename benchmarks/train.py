@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 
 from stages.documents import source_folders
 from stages.params import load_mixture, load_params, parse_params
-from stages.pretrain import checkpoint
+from stages.pretrain import checkpoint, memory
 from stages.pretrain.model import build_config, build_model
 from stages.pretrain.optimizer import rate_factor
 from stages.pretrain.parallel import start_accelerate
@@ -57,6 +57,7 @@ def parameters() -> PretrainParams:
 
 def ours(params: PretrainParams) -> Iterator[None]:
     """A step of this program each time it is asked."""
+    memory.keep()
     trainer = Trainer(params, load_mixture(), start_accelerate(params), TOKENS)
     while True:
         first = len(trainer.steps) * params.samples_per_step

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from stages.documents import read_manifest, source_folders, write_json
 from stages.params import load_mixture, load_params, read_params
-from stages.pretrain import checkpoint, guard, numerics
+from stages.pretrain import checkpoint, guard, memory, numerics
 from stages.pretrain.averaging import average
 from stages.pretrain.card import write_card
 from stages.pretrain.curve import smooth, write_curve
-from stages.pretrain.memory import largest_that_fits
+from stages.pretrain.micro_batch import largest_that_fits
 from stages.pretrain.model import architecture, count_parameters, flops_per_token, write_base
 from stages.pretrain.parallel import any_of_each, start_accelerate
 from stages.pretrain.params import PretrainParams
@@ -56,6 +56,7 @@ def main() -> None:
     if settings().launch and "ACCELERATE_MIXED_PRECISION" not in os.environ:
         leave_to_children()
         os.execvp("accelerate", ["accelerate", "launch", *shlex.split(settings().launch), "-m", "stages.pretrain"])
+    memory.keep()
     accelerator = start_accelerate(params)
     tokens = tokens_folder(settings().scratch_folder)
     scratch = settings().scratch_folder / "pretrain" / fingerprint(tokens)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from stages.params import Refusal
 from stages.pretrain.batches import IGNORED, positions
 
-ROWS = 512  # of a chunk: its logits are what the loss needs at once
+ROWS = 1024  # of a chunk: its logits are what the loss needs at once
 
 
 class Objective(nn.Module):

@@ -1,50 +1,18 @@
-"""How many samples fit into the memory at once."""
+"""What the C library does with the memory that a training gives back: it keeps it for the next step."""
 
-import torch
+import ctypes
 
-from stages.params import Refusal
-from stages.pretrain.trainer import Trainer
-from stages.process import log
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT = 1 << 30
 
 
-def largest_that_fits(trainer: Trainer) -> int:
-    """The largest micro-batch, of a step's samples halved again and again, that a dry run has the memory for.
+def keep() -> None:
+    """Take memory from the kernel once, not in each step again, where the C library is glibc.
 
-    The dry run computes a gradient and throws it away, beside an empty place of the size of AdamW's state. Samples,
-    their order and the weights stay as they are.
-
-    Raises:
-        Refusal: if not even one sample fits, or there are several processes: one that has no memory left would
-            leave the others waiting.
+    By default every tensor of some 100 KB is unmapped when it is freed, and the next one's pages are cleared by the
+    kernel at their first touch: 10% of a step of the default model. The values don't depend on it.
     """
-    if trainer.accelerator.num_processes > 1:
-        raise Refusal(
-            "environment variable PEDIGREE_MICRO_BATCH: auto is for one process; run a few steps on one, which says "
-            "what fits, and give that number"
-        )
-    size = trainer.params.samples_per_step
-    first = len(trainer.steps) * size
-    while not _fits(trainer, range(first, first + size)):
-        if size == 1:
-            raise Refusal(
-                "pretrain: not even one sample fits into the memory; lower pretrain.sequence_length or the "
-                "model's size in params.yaml, or take a larger device"
-            )
-        size //= 2
-    log.info("pretrain: %d samples at once", size)
-    return size
-
-
-def _fits(trainer: Trainer, numbers: range) -> bool:
-    """Whether a gradient of the samples `numbers`, all at once, can be computed beside two numbers per parameter."""
-    try:
-        state = [torch.empty_like(parameter) for parameter in trainer.model.parameters() for _ in range(2)]
-        trainer.accumulate(numbers, len(numbers))
-        del state
-        return True
-    except (torch.cuda.OutOfMemoryError, MemoryError):
-        return False
-    finally:
-        trainer.model.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option:
+        set_option(M_MMAP_THRESHOLD, KEPT)
+        set_option(M_TRIM_THRESHOLD, KEPT)
