@@ -3,9 +3,10 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from stages.documents import publish, source_folders, write_json, write_shard
 from stages.evaluate import score
+from stages.evaluate.exam import Sheet, accuracies, asked_of_harness, prepare, sections
+from stages.evaluate.harness import harness_scores
 from stages.evaluate.held_out import HeldOut, held_out, per_byte
 from stages.evaluate.intervals import intervals
-from stages.evaluate.params import EvaluateParams, SamplesParams
+from stages.evaluate.params import EvaluateParams, ProbeParams, SamplesParams
+from stages.evaluate.probe import Labelled, probe_curve, probe_entry, read_labelled
 from stages.evaluate.references import reference_bits
+from stages.evaluate.tasks import mean, standard_error
 from stages.params import Refusal, load_mixture, load_params
 from stages.process import die_with_parent, log, progress, run
 from stages.tokens import load_mask_token, load_tokenizer
@@ -69,29 +74,59 @@ class Scorer:
 
     def bits(self, model: nn.Module, documents: HeldOut) -> list[float]:
         """The bits that each of `documents` costs under `model`."""
-        encodings = self.tokenizer.encode_batch_fast(list(documents.texts), add_special_tokens=False)
-        tokens = [encoding.ids for encoding in encodings]
-        length = self.params.sequence_length
-        if self.mask is None:
-            nats = score.causal_nats(model, tokens, self.separator, length, self.params.stride)
-        else:
-            nats = score.masked_nats(model, tokens, self.mask, length)
+        if self.mask is not None:
+            return [each.nats / math.log(2) for each in self.masked(model, documents)]
+        length, stride = self.params.sequence_length, self.params.stride
+        nats = score.causal_nats(model, self.tokens(documents), self.separator, length, stride)
         return [each / math.log(2) for each in nats]
 
+    def masked(self, model: nn.Module, documents: HeldOut) -> list[score.Masked]:
+        """What a masked `model` makes of each of `documents`."""
+        assert self.mask is not None
+        return score.masked_scores(model, self.tokens(documents), self.mask, self.params.sequence_length)
 
-def checkpoint_curve(scorer: Scorer, sets: Sequence[HeldOut]) -> list[tuple[int, float]]:
-    """Bits per byte of every published checkpoint, by step, on the first documents of each set."""
-    budget = scorer.params.checkpoint_bytes
-    folders = sorted(CHECKPOINTS.glob("step-*")) if budget else []
-    small = [each.first(budget) for each in sets]
+    def tokens(self, documents: HeldOut) -> list[list[int]]:
+        """The tokens of each of `documents`."""
+        encodings = self.tokenizer.encode_batch_fast(list(documents.texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
-    def measure(folder: Path) -> tuple[int, float]:
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A point of the curve: bits per byte, and the accuracy in each task."""
+
+    step: int
+    bits_per_byte: float
+    tasks: dict[str, dict[str, Any]]
+
+
+def checkpoints() -> list[Path]:
+    """The folders of the published checkpoints, by step."""
+    return sorted(CHECKPOINTS.glob("step-*"))
+
+
+def checkpoint_curve(scorer: Scorer, sets: Sequence[HeldOut], sheets: Sequence[Sheet]) -> list[Checkpoint]:
+    """The scores of every published checkpoint: on the first documents of each set, and on some items of each task."""
+    budget, most = scorer.params.checkpoint_bytes, scorer.params.checkpoint_items
+    folders = checkpoints() if budget else []
+    small, some = [each.first(budget) for each in sets], [each.some(most) for each in sheets if most]
+
+    def measure(folder: Path) -> Checkpoint:
         model = load_model(folder)
-        return int(folder.name.removeprefix("step-")), per_byte(
-            [sum(scorer.bits(model, each)) for each in small], small
-        )
+        bits = per_byte([sum(scorer.bits(model, each)) for each in small], small)
+        return Checkpoint(int(folder.name.removeprefix("step-")), bits, accuracies(some, model, scorer.mask))
 
     return list(progress(map(measure, folders), len(folders), "evaluate", "checkpoints"))
+
+
+def probe_section(params: ProbeParams, labelled: Labelled) -> dict[str, Any]:
+    """How fast the untrained model, each published checkpoint and the base model learn the probe's labels."""
+    models: dict[str, Callable[[], nn.Module]] = {"untrained": partial(untrained_model, BASE)}
+    models |= {folder.name: partial(load_model, folder) for folder in checkpoints()}
+    models["base"] = partial(load_model, BASE)
+    curves = (probe_curve(load(), labelled, params) for load in models.values())
+    probed = progress(curves, len(models), "evaluate", "models probed")
+    return {"probe": probe_entry(params, labelled, dict(zip(models, probed, strict=True)))}
 
 
 def write_samples(model: nn.Module, scorer: Scorer, params: SamplesParams) -> list[dict[str, Any]]:
@@ -141,27 +176,35 @@ def main() -> None:
     tokenizer, separator = load_tokenizer(BASE)
     mask = load_mask_token(BASE) if auto_class(BASE) is AutoModelForMaskedLM else None
     scorer = Scorer(tokenizer, separator, mask, params)
+    sheets = prepare(params, tokenizer, separator, mask)
+    labelled = read_labelled(params.probe, tokenizer, params.sequence_length) if params.probe else None
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=die_with_parent) as pool:
         # The references are plain computing: they go on beside the model's.
         pending: Future[dict[str, Any]] = pool.submit(reference_bits, sets, sources)
         model, untrained = load_model(BASE), untrained_model(BASE)
+        asked = asked_of_harness(params, sheets)
+        reference = harness_scores(BASE, asked, params.sequence_length, THREADS) if asked else {}
         bits = list(progress((scorer.bits(model, each) for each in sets), len(sets), "evaluate", "sources"))
         blind = [sum(scorer.bits(untrained, each)) for each in sets]
-        curve = checkpoint_curve(scorer, sets)
+        curve = checkpoint_curve(scorer, sets, sheets)
+        answers = {each.task.name: each.answers(model, mask) for each in sheets}
         samples = write_samples(model, scorer, params.samples) if mask is None else []
         others = pending.result()
-    write_outs(sets, bits, blind, others, curve, samples)
+    metrics = held_out_metrics(sets, bits, blind, others)
+    metrics |= masked_section(scorer, model, sets) if mask is not None else {}
+    metrics |= sections(params, sheets, answers, {each.step: each.tasks for each in curve}, reference, sources)
+    metrics |= probe_section(params.probe, labelled) if params.probe and labelled else {}
+    write_json(Path("metrics/evaluate.json"), metrics)
+    write_shard(Path("metrics/held_out.parquet"), score_table(sets, bits))
+    write_json(Path("models/samples.json"), samples)
+    write_plots(metrics, curve, params)
+    log.info("evaluate: %s, in metrics/evaluate.json", summary(metrics))
 
 
-def write_outs(
-    sets: Sequence[HeldOut],
-    bits: Sequence[Sequence[float]],
-    blind: Sequence[float],
-    others: dict[str, Any],
-    curve: Sequence[tuple[int, float]],
-    samples: list[dict[str, Any]],
-) -> None:
-    """Write metrics, scores of each document, plots and samples."""
+def held_out_metrics(
+    sets: Sequence[HeldOut], bits: Sequence[Sequence[float]], blind: Sequence[float], others: dict[str, Any]
+) -> dict[str, Any]:
+    """Bits per byte of the model and its references, in all, by source, and as the mean over sources."""
     sums = list(map(sum, bits))
     by_source = {
         each.source: {
@@ -175,15 +218,55 @@ def write_outs(
     }
     total = {"model": per_byte(sums, sets), "untrained": per_byte(blind, sets)}
     total |= {name: others[name] for name in ("xz", "xz_primed", "order2")}
+    macro = {
+        name: round(math.fsum(scores[name] for scores in by_source.values()) / len(by_source), 4)
+        for name in ("model", "untrained", "xz", "order2")
+    }
     sure = intervals({each.source: (mine, each.sizes) for each, mine in zip(sets, bits, strict=True)})
-    write_json(Path("metrics/evaluate.json"), {"bits_per_byte": total, "sources": by_source, "intervals": sure})
-    write_shard(Path("metrics/held_out.parquet"), score_table(sets, bits))
-    write_json(Path("models/samples.json"), samples)
-    rows = [(name, scores["model"]) for name, scores in by_source.items()]
+    return {"bits_per_byte": total, "macro_mean": macro, "sources": by_source, "intervals": sure}
+
+
+def masked_section(scorer: Scorer, model: nn.Module, sets: Sequence[HeldOut]) -> dict[str, Any]:
+    """What a masked model guesses of hidden tokens, in all and by source: its pseudo-perplexity, and how many right."""
+    found = {each.source: score.added(scorer.masked(model, each)) for each in sets}
+    entries = {source: masked_entry(each) for source, each in found.items()}
+    return {"masked": {**masked_entry(score.added(list(found.values()))), "sources": entries}}
+
+
+def masked_entry(found: score.Masked) -> dict[str, Any]:
+    """The pseudo-perplexity of Salazar et al. (2020), and how often the likeliest token is the hidden one."""
+    share = found.right / found.tokens
+    return {
+        "tokens": found.tokens,
+        "pseudo_perplexity": round(math.exp(found.nats / found.tokens), 4),
+        "accuracy": round(share, 4),
+        "standard_error": round(standard_error(share, found.tokens), 4),
+    }
+
+
+def write_plots(metrics: dict[str, Any], curve: Sequence[Checkpoint], params: EvaluateParams) -> None:
+    """Write the tables that `dvc plots` draws."""
+    rows = [(name, scores["model"]) for name, scores in metrics["sources"].items()]
     write_csv(Path("plots/bits_per_byte.csv"), ("source", "bits_per_byte"), rows)
+    total = metrics["bits_per_byte"]
     write_csv(Path("plots/references.csv"), ("predictor", "bits_per_byte"), list(total.items()))
-    write_csv(Path("plots/checkpoints.csv"), ("step", "bits_per_byte"), curve)
-    log.info("evaluate: %.3f bits per byte on held-out text, in metrics/evaluate.json", total["model"])
+    names = list(curve[0].tasks) if curve else []
+    header = ("step", "bits_per_byte", *(("task_mean", *names) if names else ()))
+    write_csv(Path("plots/checkpoints.csv"), header, [checkpoint_row(each, params) for each in curve])
+
+
+def checkpoint_row(checkpoint: Checkpoint, params: EvaluateParams) -> tuple[object, ...]:
+    """Step, bits per byte, and if there are tasks their chance-centred mean and the accuracy in each."""
+    found = mean(checkpoint.tasks, params.tasks)
+    tasks = (found["value"], *(each["value"] for each in checkpoint.tasks.values())) if found else ()
+    return (checkpoint.step, checkpoint.bits_per_byte, *tasks)
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """What was found, in a few words."""
+    said = f"{metrics['bits_per_byte']['model']:.3f} bits per byte on held-out text"
+    found = metrics.get("task_mean")
+    return f"{said}, {found['value']:.3f} above guessing in {len(metrics['tasks'])} tasks" if found else said
 
 
 if __name__ == "__main__":

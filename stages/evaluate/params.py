@@ -1,8 +1,12 @@
 """What is measured, and on how much."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from stages.params import StageParams
+
+SHA256 = "^[0-9a-f]{64}$"
 
 
 class SamplesParams(StageParams):
@@ -14,6 +18,44 @@ class SamplesParams(StageParams):
     seed: int = Field(0, description="of the drawn text")
 
 
+class TaskParams(StageParams):
+    """A task: items in a file, and how they are read. Each item is asked without examples before it."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="of its score, among those of other tasks")
+    data: str = Field(min_length=1, description="the file of its items, JSON lines, from the project's folder")
+    sha256: str = Field(pattern=SHA256, description="of that file: another one is refused")
+    layout: Literal["minimal_pairs", "multiple_choice", "schema", "language_modeling"] | None = Field(
+        None, description="the fields of an item, and what is asked: docs/evaluation.md"
+    )
+    definition: str | None = Field(
+        None, description="instead of a layout: a task of lm-evaluation-harness in YAML, which scores the base model"
+    )
+    definition_sha256: str | None = Field(None, pattern=SHA256, description="of the definition: another one is refused")
+    group: str | None = Field(None, description="tasks of one group count as one in the mean; null: it counts alone")
+    chance: float | None = Field(
+        None, ge=0, lt=1, description="what guessing scores; null: one in the number of choices, 0 without choices"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "TaskParams":
+        if (self.layout is None) == (self.definition is None):
+            raise ValueError(f"task {self.name} needs a layout or a definition, and not both")
+        if (self.definition is None) != (self.definition_sha256 is None):
+            raise ValueError(f"task {self.name}: definition and definition_sha256 come together")
+        return self
+
+
+class ProbeParams(StageParams):
+    """A short fine-tuning of every published checkpoint, on texts with labels."""
+
+    data: str = Field(min_length=1, description="JSON lines with text and label, from the project's folder")
+    sha256: str = Field(pattern=SHA256, description="of that file: another one is refused")
+    steps: int = Field(32, ge=1, description="of the fine-tuning")
+    batch: int = Field(16, ge=1, description="texts in a step")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, for the model and for what is put on it")
+    seed: int = Field(0, ge=0, description="of the order of the texts, and of which of them test")
+
+
 class EvaluateParams(StageParams):
     """Windows, and how much held-out text is scored."""
 
@@ -22,9 +64,21 @@ class EvaluateParams(StageParams):
     source_bytes: int = Field(200_000, ge=1, description="held-out text of each source, in whole documents")
     checkpoint_bytes: int = Field(30_000, ge=0, description="the same for the curve over checkpoints; 0: no curve")
     samples: SamplesParams = SamplesParams()
+    tasks: tuple[TaskParams, ...] = Field((), description="what the model is asked beside")
+    checkpoint_items: int = Field(
+        500, ge=0, description="items of each task for the curve over checkpoints, evenly spread; 0: none"
+    )
+    harness: bool = Field(
+        False, description="lm-evaluation-harness scores the base model on the tasks that have a layout, too"
+    )
+    probe: ProbeParams | None = Field(None, description="whether, and on what, checkpoints are fine-tuned")
 
     @model_validator(mode="after")
     def _consistent(self) -> "EvaluateParams":
         if self.stride > self.sequence_length:
             raise ValueError(f"stride ({self.stride}) must not exceed sequence_length ({self.sequence_length})")
+        names = [task.name for task in self.tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"tasks has {twice[0]} twice; give each task a name of its own")
         return self
