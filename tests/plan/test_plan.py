@@ -33,7 +33,7 @@ MODELS = [
 @pytest.mark.parametrize("model", MODELS)
 def test_flops_are_those_that_the_trainer_reports_less_what_it_counts_for_vectors(model):
     shape, params = shape_of(model, 1000), params_of(model)
-    config = build_config(params, 1000, 0)
+    config = build_config(params.model, 1000, 0)
 
     by_part = flops_by_part(shape, 32, tokens=7)
 
