@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ class Training:
     stop_after: int | None = None  # steps in all, then a signal to the first process
     sent: int = signal.SIGTERM
     hangs_after: int | None = None  # steps in all, then nothing happens any more
+    pauses: float = 0.0  # seconds before each step
+    forgets: bool = False  # its folder's checkpoints before it begins, as a new node has none
     dies_after: float | None = None  # seconds, by SIGKILL
     dies_writing: int | None = None  # by SIGKILL, inside so manieth act of writing a checkpoint
 
@@ -58,6 +61,9 @@ def main() -> None:
 
 
 def _run(training: Training, main: Callable[[], None], port: int) -> list[int]:
+    if training.forgets:  # but the lock: it says that the dead trainer was on this machine
+        for path in Path(training.folder).glob("scratch/pretrain/*/*"):
+            shutil.rmtree(path, ignore_errors=True)
     ranks = [os.fork() or _be(training, rank, main, port) for rank in range(training.world)]
     if training.dies_after is not None:
         time.sleep(training.dies_after)
@@ -79,6 +85,8 @@ def _be(training: Training, rank: int, main: Callable[[], None], port: int) -> A
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     if training.stop_after and rank == 0:
         _after(training.stop_after - 1, lambda: os.kill(os.getpid(), training.sent))
+    if training.pauses:
+        _after(None, lambda: time.sleep(training.pauses))
     if training.hangs_after:
         _after(training.hangs_after, lambda: time.sleep(300))
     if training.dies_writing is not None:
@@ -98,14 +106,14 @@ def _be(training: Training, rank: int, main: Callable[[], None], port: int) -> A
         os._exit(code)
 
 
-def _after(steps: int, act: Callable[[], None]) -> None:
-    """Have `act` done after so many steps, within the next."""
+def _after(steps: int | None, act: Callable[[], None]) -> None:
+    """Have `act` done after so many steps, within the next; None: in each."""
     from stages.pretrain.trainer import Trainer
 
     real = Trainer.train_step
 
     def step(self: Any, *arguments: Any) -> Any:
-        if len(self.steps) == steps:
+        if steps is None or len(self.steps) == steps:
             act()
         return real(self, *arguments)
 

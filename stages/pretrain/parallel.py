@@ -72,7 +72,7 @@ def start_accelerate(params: PretrainParams) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=not torch.cuda.is_available(),
-        log_with=read_trackers(settings().trackers),
+        log_with=read_trackers(settings().trackers) or None,
         project_dir=settings().scratch_folder / "trackers",
     )
     if params.samples_per_step % accelerator.num_processes:
