@@ -89,7 +89,7 @@ def harness_scores(model: Path, tasks: Sequence[TaskParams], length: int, thread
     if find_spec("lm_eval") is None:
         raise Refusal(
             "evaluate asks lm-evaluation-harness for a score, and it isn't installed; "
-            "install lm_eval as requirements.lock has it, or set evaluate.harness to false and leave no task a definition"
+            "install lm_eval as requirements.lock has it, or set evaluate.harness to false and use layouts alone"
         )
     configs = [harness_task(task) for task in tasks]
     with (
