@@ -32,6 +32,8 @@ COPY LICENSE README.md pedigree.py ./
 COPY stages stages
 COPY flows flows
 COPY lineage lineage
+COPY plan plan
+COPY forecast forecast
 COPY infra infra
 RUN pip --python /opt/pedigree/bin/python install --no-compile --no-deps --no-build-isolation . \
     # What it is made of can't change in an image: so nobody checks it, and it holds no time.
