@@ -149,6 +149,5 @@ def checkpoints_of(root: Path, build: Build, params: PretrainParams) -> tuple[in
     out = build.outs.get(CHECKPOINTS)
     files = files_of(root, out) if out else None
     if files is None:  # the list of its files is not in the cache, so: as the trainer publishes them
-        every = params.checkpoint_steps
-        return tuple(range(every, params.steps + 1, every)) if every and out else ()
+        return tuple(step for step in range(1, params.steps + 1) if out and params.publishes(step))
     return tuple(sorted({int(path.split("/")[0].rpartition("-")[2]) for path in files if path.startswith("step-")}))
