@@ -41,8 +41,8 @@ from stages.process import run
 from stages.settings import settings
 from stages.tokens import load_tokenizer
 
-ROUNDS = 21
-TURN = 6  # steps of a side before it is another's turn
+ROUNDS = 15
+TURN = 5  # steps of a side before it is another's turn
 WARM_UP = 8  # steps
 STARTS = 3
 RATE, BETAS, DECAY = 3e-3, (0.9, 0.95), 0.1

@@ -1,12 +1,12 @@
 """One training step: the samples of the step in, a better model out. Accelerate places the model."""
 
+import hashlib
 import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -136,4 +136,4 @@ class Trainer:
 
 def seed_dropout(seed: int, number: int) -> None:
     """Let what is dropped from the samples from `number` on depend on nothing else, so that a resumed run drops it."""
-    torch.manual_seed(int(np.random.default_rng([seed, number]).integers(1 << 62)))
+    torch.manual_seed(int.from_bytes(hashlib.blake2b(f"{seed} {number}".encode(), digest_size=7).digest()))
