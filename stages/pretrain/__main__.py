@@ -7,8 +7,6 @@ so a resumed run is the run that it continues.
 import hashlib
 import json
 import math
-import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +25,7 @@ from stages.pretrain.averaging import average
 from stages.pretrain.card import write_card
 from stages.pretrain.curve import smooth, write_curve
 from stages.pretrain.history import Step
+from stages.pretrain.launch import COME_AGAIN, is_launched, launch, told
 from stages.pretrain.memory import largest_that_fits
 from stages.pretrain.model import architecture, count_parameters, flops_per_token, write_base
 from stages.pretrain.parallel import any_of_each, start_accelerate
@@ -35,12 +34,12 @@ from stages.pretrain.profiler import Profiler, read_window
 from stages.pretrain.progress import Progress
 from stages.pretrain.ranges import StoreAway
 from stages.pretrain.saver import Saver
-from stages.pretrain.signals import Stop, leave_to_children
+from stages.pretrain.signals import Stop
 from stages.pretrain.state import whole_weights
 from stages.pretrain.streaming import tokens_folder
 from stages.pretrain.trackers import trackable
 from stages.pretrain.trainer import TOKENIZER, Trainer
-from stages.pretrain.watchdog import COME_AGAIN, Watchdog
+from stages.pretrain.watchdog import Watchdog
 from stages.process import log, run
 from stages.settings import settings
 
@@ -53,9 +52,8 @@ CODE = (ROOM / "pretrain", ROOM / "order.py", ROOM / "tokens.py")
 
 def main() -> None:
     """Train the base model of params.yaml, from the newest checkpoint in scratch if there is one."""
-    if settings().launch and "ACCELERATE_MIXED_PRECISION" not in os.environ:
-        leave_to_children()
-        os.execvp("accelerate", ["accelerate", "launch", *shlex.split(settings().launch), "-m", "stages.pretrain"])
+    if settings().launch and not is_launched():
+        sys.exit(launch(settings().launch))
     params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
     accelerator = start_accelerate(params)
     tokens = tokens_folder(settings().scratch_folder)
@@ -194,4 +192,5 @@ def write_outs(trainer: Trainer, scratch: Path, weights: dict[str, Tensor], toke
 
 
 if __name__ == "__main__":
-    run(main)
+    with told():
+        run(main)

@@ -2,6 +2,9 @@
 
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -136,3 +139,17 @@ def test_published_weights_follow_the_powers_of_two_and_the_base_model_is_their_
     assert "mean of those after steps 4, 8" in (untrained.folder / "models/base/README.md").read_text()
     (trace,) = untrained.folder.glob("scratch/pretrain/*/profile-0.json")
     assert '"traceEvents"' in trace.read_text()
+
+
+def test_a_launched_training_that_is_asked_to_stop_ends_with_75_too(untrained):
+    environment = untrained.environment(checkpoint_seconds=0, launch="--num_processes 2 --cpu")
+    with (untrained.folder / "said").open("w") as file:
+        launched = subprocess.Popen(
+            [sys.executable, "-m", "stages.pretrain"], cwd=untrained.folder, env=environment, stdout=file, stderr=file
+        )
+    while launched.poll() is None and not list(untrained.folder.glob("scratch/pretrain/*/step-????????")):
+        time.sleep(0.01)
+    launched.send_signal(signal.SIGUSR1)
+
+    assert launched.wait(60) == 75
+    assert "run again to go on" in (untrained.folder / "said").read_text()
