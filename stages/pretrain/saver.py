@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from stages.params import Refusal
 from stages.pretrain import checkpoint
 from stages.pretrain.model import architecture, write_weights
 from stages.pretrain.state import State, share_of, snapshot, whole_weights
@@ -23,6 +24,9 @@ class Saver:
 
     At most one is being written at any time. All processes must call the same methods after the same steps; those
     that have nothing to write take part in what it takes to put the weights together.
+
+    Raises:
+        Refusal: if the processes have slices to write, and don't see one folder.
     """
 
     def __init__(self, trainer: Trainer, scratch: Path, trunk: Trunk, remote: "Remote | None") -> None:
@@ -33,6 +37,11 @@ class Saver:
         self._writer = Writer()
         if self.is_main:
             checkpoint.sweep(scratch)
+        elif self.share and not (scratch / checkpoint.LEASE).is_file():
+            raise Refusal(
+                f"{scratch} of this process is not that of the first one; let PEDIGREE_SCRATCH be a folder that all "
+                f"nodes see, as each process writes its slice of the checkpoints into it, or unset PEDIGREE_PARALLEL"
+            )
 
     @property
     def idle_seconds(self) -> float:
