@@ -24,9 +24,9 @@ from stages.pretrain import checkpoint
 from stages.pretrain.averaging import average
 from stages.pretrain.card import write_card
 from stages.pretrain.curve import smooth, write_curve
+from stages.pretrain.fitting import largest_that_fits
 from stages.pretrain.history import Step
 from stages.pretrain.launch import COME_AGAIN, is_launched, launch, told
-from stages.pretrain.memory import largest_that_fits
 from stages.pretrain.model import architecture, count_parameters, flops_per_token, write_base
 from stages.pretrain.parallel import any_of_each, start_accelerate
 from stages.pretrain.params import PretrainParams

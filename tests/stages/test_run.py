@@ -14,9 +14,9 @@ from torch import nn
 from stages.params import Refusal, parse_params
 from stages.pretrain import checkpoint, trackers
 from stages.pretrain.averaging import average
+from stages.pretrain.fitting import largest_that_fits
 from stages.pretrain.history import Step, to_tensors
 from stages.pretrain.launch import launcher
-from stages.pretrain.memory import largest_that_fits
 from stages.pretrain.parallel import read_layout
 from stages.pretrain.params import PretrainParams
 from stages.pretrain.peaks import peak_flops, utilization
