@@ -6,14 +6,12 @@ so a resumed run is the run that it continues.
 
 import hashlib
 import json
-import os
-import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -25,7 +23,8 @@ from stages.pretrain import checkpoint, guard, memory, numerics
 from stages.pretrain.averaging import average
 from stages.pretrain.card import write_card
 from stages.pretrain.curve import smooth, write_curve
-from stages.pretrain.micro_batch import largest_that_fits
+from stages.pretrain.fitting import largest_that_fits
+from stages.pretrain.launch import COME_AGAIN, is_launched, launch, told
 from stages.pretrain.model import architecture, count_parameters, flops_per_token, write_base
 from stages.pretrain.parallel import any_of_each, start_accelerate
 from stages.pretrain.params import PretrainParams
@@ -33,12 +32,13 @@ from stages.pretrain.profiler import Profiler, read_window
 from stages.pretrain.progress import Progress
 from stages.pretrain.ranges import StoreAway
 from stages.pretrain.saver import Saver
-from stages.pretrain.signals import Stop, leave_to_children
+from stages.pretrain.signals import Stop
 from stages.pretrain.state import whole_weights
 from stages.pretrain.streaming import tokens_folder
 from stages.pretrain.trackers import trackable
 from stages.pretrain.trainer import TOKENIZER, Trainer
-from stages.pretrain.watchdog import COME_AGAIN, Watchdog
+from stages.pretrain.trunk import Trunk, trunk_step, without_budget
+from stages.pretrain.watchdog import Watchdog
 from stages.process import log, run
 from stages.settings import settings
 
@@ -53,18 +53,20 @@ def main() -> None:
     """Train the base model of params.yaml, from the newest checkpoint in scratch if there is one."""
     params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
     numerics.pin(params)
-    if settings().launch and "ACCELERATE_MIXED_PRECISION" not in os.environ:
-        leave_to_children()
-        os.execvp("accelerate", ["accelerate", "launch", *shlex.split(settings().launch), "-m", "stages.pretrain"])
+    if settings().launch and not is_launched():
+        sys.exit(launch(settings().launch))
     memory.keep()
     accelerator = start_accelerate(params)
     tokens = tokens_folder(settings().scratch_folder)
-    scratch = settings().scratch_folder / "pretrain" / fingerprint(tokens)
+    sections = {name: read_params()[name] for name in ("pretrain", "mixture")}
+    scratch = settings().scratch_folder / "pretrain" / fingerprint(sections, tokens)
+    shared = fingerprint(sections | {"pretrain": without_budget(sections["pretrain"])}, tokens)
+    trunk = Trunk(settings().scratch_folder / "trunks" / shared, trunk_step(params))
     with held(scratch) if accelerator.is_main_process else nullcontext() as remote:
         accelerator.init_trackers("pedigree", trackable(params))
         trainer = Trainer(params, mixture, accelerator, tokens)
         try:
-            train(trainer, scratch, remote)
+            train(trainer, scratch, trunk, remote)
         except StoreAway as error:
             log.error("error: %s; run again when it answers", error)
             sys.exit(COME_AGAIN)
@@ -98,10 +100,9 @@ def held(scratch: Path) -> "Iterator[Remote | None]":
             sys.exit(COME_AGAIN)
 
 
-def fingerprint(tokens: Path) -> str:
-    """The digest of all that the result depends on: params, tokens, tokenizer, code, libraries."""
-    params = read_params()
-    parts = [json.dumps({name: params[name] for name in ("pretrain", "mixture")}, sort_keys=True)]
+def fingerprint(sections: Mapping[str, Any], tokens: Path) -> str:
+    """The digest of all that the result depends on: `sections` of params.yaml, tokens, tokenizer, code, libraries."""
+    parts = [json.dumps(sections, sort_keys=True)]
     for folder in [*source_folders(tokens).values(), TOKENIZER]:
         parts.append(json.dumps(read_manifest(folder)["shards"], sort_keys=True))  # noqa: PERF401
     files = [file for place in CODE for file in sorted([*place.glob("*.py")] or [place])]
@@ -110,20 +111,24 @@ def fingerprint(tokens: Path) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> None:
+def train(trainer: Trainer, scratch: Path, trunk: Trunk, remote: "Remote | None" = None) -> None:
     """Bring `trainer` to the end of its budget, with checkpoints in `scratch` (and `remote`) on the way.
+
+    If there are none it begins from `trunk`, where another budget has been before.
 
     SIGTERM and SIGUSR1 end it after the step at hand with a checkpoint and exit code 75. So does the loss of `remote`
     to another trainer, which then has the checkpoints that count.
     """
     params, here, stop = trainer.params, settings(), Stop()
     main = trainer.accelerator.is_main_process
+    if main:
+        trunk.give(scratch)
     # The first process has the checkpoints; the others may be on nodes with another disk.
     trainer.resume(checkpoint.read_newest(scratch) if main else ())
     if trainer.steps:
         log.info("pretrain: going on after step %d, from %s", len(trainer.steps), scratch)
     micro_batch = largest_that_fits(trainer) if here.micro_batch == "auto" else here.micro_batch
-    saver = Saver(trainer, scratch, remote)
+    saver = Saver(trainer, scratch, trunk, remote)
     progress = Progress(trainer)
     profiler = Profiler(read_window(here.profile), scratch, trainer.accelerator.process_index)
     with Watchdog(here.hang_seconds) as watchdog:
@@ -143,7 +148,7 @@ def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> No
             progress.report()
             if params.publishes(done + 1):
                 saver.publish()
-            if due or last:
+            if due or last or done + 1 == trunk.step:
                 saver.save()
             if ending and done + 1 < params.steps:
                 break
@@ -186,4 +191,5 @@ def write_outs(trainer: Trainer, scratch: Path, weights: dict[str, Tensor], toke
 
 
 if __name__ == "__main__":
-    run(main)
+    with told():
+        run(main)

@@ -31,7 +31,7 @@ from stages.params import Refusal
 from stages.pretrain.state import PARTS, State
 from stages.process import log
 
-PARTIAL = ".partial"
+LEASE, PARTIAL = "lease", ".partial"
 SHARE_SECONDS = 600.0  # that the first process waits for the others to write their share
 
 
@@ -42,7 +42,7 @@ def take_lease(folder: Path) -> IO[str]:
         Refusal: if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lease = (folder / "lease").open("a+")
+    lease = (folder / LEASE).open("a+")
     try:
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from stages.params import Refusal
 from stages.pretrain import checkpoint
 from stages.pretrain.model import architecture, write_weights
 from stages.pretrain.state import State, share_of, snapshot, whole_weights
 from stages.pretrain.trainer import Trainer
+from stages.pretrain.trunk import Trunk
 from stages.pretrain.writer import Writer
 from stages.settings import settings
 
@@ -18,20 +20,28 @@ if TYPE_CHECKING:
 
 
 class Saver:
-    """Keeps the checkpoints of `trainer` in `scratch`, and has `remote` send them on.
+    """Keeps the checkpoints of `trainer` in `scratch`, one for other budgets in `trunk`, and has `remote` send them on.
 
     At most one is being written at any time. All processes must call the same methods after the same steps; those
     that have nothing to write take part in what it takes to put the weights together.
+
+    Raises:
+        Refusal: if the processes have slices to write, and don't see one folder.
     """
 
-    def __init__(self, trainer: Trainer, scratch: Path, remote: "Remote | None") -> None:
-        self.trainer, self.scratch, self.remote = trainer, scratch, remote
+    def __init__(self, trainer: Trainer, scratch: Path, trunk: Trunk, remote: "Remote | None") -> None:
+        self.trainer, self.scratch, self.trunk, self.remote = trainer, scratch, trunk, remote
         self.is_main = trainer.accelerator.is_main_process
         self.share = share_of(trainer.model, trainer.accelerator.process_index)
         self.kept = settings().kept_checkpoints
         self._writer = Writer()
         if self.is_main:
             checkpoint.sweep(scratch)
+        elif self.share and not (scratch / checkpoint.LEASE).is_file():
+            raise Refusal(
+                f"{scratch} of this process is not that of the first one; let PEDIGREE_SCRATCH be a folder that all "
+                f"nodes see, as each process writes its slice of the checkpoints into it, or unset PEDIGREE_PARALLEL"
+            )
 
     @property
     def idle_seconds(self) -> float:
@@ -58,6 +68,8 @@ class Saver:
     def _save(self, state: State) -> None:
         remote = self.remote
         folder = checkpoint.save(self.scratch, state, self.kept, lambda: remote.in_use if remote else ())
+        if folder:
+            self.trunk.keep(folder)
         if remote and folder:
             remote.send(folder)
 

@@ -16,8 +16,3 @@ class Stop:
 
     def _ask(self, _signal: int, _frame: FrameType | None) -> None:
         self.asked = True
-
-
-def leave_to_children() -> None:
-    """Let SIGUSR1 not end the program that this process is about to become: it is for the trainers below it."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)

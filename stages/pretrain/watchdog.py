@@ -7,9 +7,8 @@ import time
 from threading import Event, Thread
 from types import TracebackType
 
+from stages.pretrain.launch import COME_AGAIN, tell
 from stages.process import log
-
-COME_AGAIN = 75  # EX_TEMPFAIL: the flow runs the stage again
 
 
 class Watchdog:
@@ -45,4 +44,5 @@ class Watchdog:
                 log.error("error: no step has ended for %g s; process %s stands here:", self.seconds, rank)
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
                 sys.stderr.flush()
+                tell(COME_AGAIN)
                 os._exit(COME_AGAIN)

@@ -2,6 +2,9 @@
 
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -136,3 +139,43 @@ def test_published_weights_follow_the_powers_of_two_and_the_base_model_is_their_
     assert "mean of those after steps 4, 8" in (untrained.folder / "models/base/README.md").read_text()
     (trace,) = untrained.folder.glob("scratch/pretrain/*/profile-0.json")
     assert '"traceEvents"' in trace.read_text()
+
+
+def test_a_launched_training_that_is_asked_to_stop_ends_with_75_too(untrained):
+    environment = untrained.environment(checkpoint_seconds=0, launch="--num_processes 2 --cpu")
+    with (untrained.folder / "said").open("w") as file:
+        launched = subprocess.Popen(
+            [sys.executable, "-m", "stages.pretrain"], cwd=untrained.folder, env=environment, stdout=file, stderr=file
+        )
+    while launched.poll() is None and not list(untrained.folder.glob("scratch/pretrain/*/step-????????")):
+        time.sleep(0.01)
+    launched.send_signal(signal.SIGUSR1)
+
+    assert launched.wait(60) == 75
+    assert "run again to go on" in (untrained.folder / "said").read_text()
+
+
+def test_a_longer_budget_begins_where_the_way_of_a_shorter_one_parts(built, untrained):
+    folder = str(untrained.folder)
+    untrained.set("pretrain.tokens", 26 * 256)
+    untrained.set("pretrain.schedule.decay", 0.1)
+    (shorter,) = train(untrained, Training(folder))
+    untrained.set("pretrain.tokens", 40 * 256)
+    untrained.set("pretrain.schedule.decay", None)
+
+    (longer,) = train(untrained, Training(folder))
+
+    assert (shorter, longer) == ([0], [0])
+    assert "begins from what another budget has reached" in said(untrained)
+    assert "going on after step 23," in said(untrained)
+    assert made(untrained) == made(built)
+
+
+def test_a_shorter_budget_does_not_begin_after_its_own_rate_falls(built, untrained):
+    train(untrained, Training(str(untrained.folder)))
+    shutil.rmtree(untrained.folder / "scratch/pretrain")
+    untrained.set("pretrain.tokens", 30 * 256)
+
+    train(untrained, Training(str(untrained.folder)))
+
+    assert "going on" not in said(untrained)

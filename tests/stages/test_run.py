@@ -1,5 +1,6 @@
 """What is around a training step, on values: memory, peaks, settings, averages, the thread that writes."""
 
+import sys
 import time
 from pathlib import Path
 from threading import Event
@@ -13,8 +14,9 @@ from torch import nn
 from stages.params import Refusal, parse_params
 from stages.pretrain import checkpoint, trackers
 from stages.pretrain.averaging import average
+from stages.pretrain.fitting import largest_that_fits
 from stages.pretrain.history import Step, to_tensors
-from stages.pretrain.micro_batch import largest_that_fits
+from stages.pretrain.launch import launcher
 from stages.pretrain.parallel import read_layout
 from stages.pretrain.params import PretrainParams
 from stages.pretrain.peaks import peak_flops, utilization
@@ -219,3 +221,19 @@ def test_one_thing_is_written_at_a_time_and_what_goes_wrong_is_raised():
     writer.write(lambda: Path("/nowhere/at/all").touch())
     with pytest.raises(OSError, match="nowhere"):
         writer.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ("--num_processes 8", "accelerate launch --num_processes 8"),
+        ("--cpu", "accelerate launch --cpu"),
+        ("--num_processes 2 --cpu", "-m torch.distributed.run --standalone --nproc_per_node=2"),
+        (
+            "--cpu --num_processes 4 --num_machines 2 --machine_rank 1 --main_process_ip a --main_process_port 5",
+            "-m torch.distributed.run --nproc_per_node=2 --nnodes=2 --node_rank=1 --master_addr=a --master_port=5",
+        ),
+    ],
+)
+def test_processes_are_started_by_what_can_start_them(arguments, command):
+    assert " ".join(launcher(arguments.split())).removeprefix(f"{sys.executable} ") == command
