@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 from stages.evaluate.held_out import HeldOut
 from stages.evaluate.intervals import draws, interval, intervals
 from stages.evaluate.references import ByteModel, xz_bits_per_byte, xz_bytes
-from stages.evaluate.score import causal_nats, masked_nats, windows
+from stages.evaluate.score import causal_nats, masked_scores, windows
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -62,9 +62,10 @@ def test_a_masked_model_is_asked_for_every_token_once():
         for parameter in model.parameters():
             parameter.zero_()  # all tokens are equally likely
 
-    [nats] = masked_nats(model, [[1, 2, 3, 4, 5] * 5], mask=29, length=10)
+    [found] = masked_scores(model, [[1, 2, 3, 0, 5] * 5], mask=29, length=10)
 
-    assert nats == pytest.approx(25 * math.log(30), rel=1e-5)
+    assert found.nats == pytest.approx(25 * math.log(30), rel=1e-5)
+    assert (found.tokens, found.right) == (25, 5)  # of equally likely tokens, the first is its guess
 
 
 def slow_chance(text: bytes, context: bytes, byte: int, order: int) -> float:
