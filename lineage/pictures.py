@@ -336,9 +336,9 @@ def draw_all(root: Path = Path()) -> dict[str, str]:
 
 
 def read_curve(path: Path) -> list[tuple[float, float, float]]:
-    """Tokens, loss and smoothed loss of each step in the CSV file `path`."""
+    """Tokens, loss and smoothed loss of each step in the CSV file `path`, but of those that were skipped."""
     try:
-        rows = list(csv.DictReader(io.StringIO(_text(path))))
+        rows = [row for row in csv.DictReader(io.StringIO(_text(path))) if row.get("skipped") != "1"]
         curve = [(float(row["tokens"]), float(row["loss"]), float(row["smoothed"])) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, Refusal):

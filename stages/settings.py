@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -28,11 +28,33 @@ class Settings(StageParams):
         "checkpoints that another node can go on from",
     )
     launch: str = Field("", description="arguments of `accelerate launch` for pretrain; empty: one process")
-    micro_batch: int = Field(16, ge=1, description="samples that pretrain computes at once, per process")
+    parallel: str = Field(
+        "",
+        description="how the processes of pretrain share the model: `dp_shard=8` (FSDP2), "
+        "`dp_replicate=4,dp_shard=8` (HSDP); empty: each has it whole (DDP)",
+    )
+    micro_batch: int | Literal["auto"] = Field(
+        16, ge=1, description="samples that pretrain computes at once, per process; `auto`: as many as fit"
+    )
     recompute: bool = Field(
         False, description="compute the inside of each layer twice in pretrain, to keep less memory"
     )
-    checkpoint_seconds: float = Field(30.0, ge=0, description="least time between two checkpoints in scratch")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="least time between the end of a checkpoint in scratch and the next"
+    )
+    kept_checkpoints: int = Field(2, ge=1, description="how many of the newest checkpoints scratch keeps")
+    hang_seconds: float = Field(
+        1800.0,
+        ge=0,
+        description="time without a step after which pretrain says where it hangs, and ends with 75; 0: never",
+    )
+    trackers: str = Field(
+        "", description="where pretrain's progress goes, too: `tensorboard`, `wandb`, `mlflow`, with commas between"
+    )
+    profile: str = Field("", description="steps of which pretrain writes a profile into scratch, as `10:20`")
+    tokens: str = Field(
+        "", description="file or URL of a map of token shards that aren't here to where they are (docs/pretraining.md)"
+    )
 
     @property
     def scratch_folder(self) -> Path:

@@ -9,9 +9,11 @@ Megatron-LM, NeMo and GPT-NeoX can train from it. The sidecar has SIDECAR_SCHEMA
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -23,6 +25,7 @@ from stages.params import Refusal
 
 INDEX_MAGIC = b"MMIDIDX\x00\x00"
 INDEX_VERSION = 1
+HEAD_BYTES = len(INDEX_MAGIC) + 9  # of an index, which say what its tokens are
 # Megatron-core's code of each token type.
 DTYPES: dict[str, tuple[int, np.dtype[np.integer]]] = {"int32": (4, np.dtype("<i4")), "uint16": (8, np.dtype("<u2"))}
 
@@ -68,18 +71,52 @@ def index_dtype(path: Path) -> np.dtype[np.integer]:
         Refusal: if it isn't an index that this version reads.
     """
     with path.open("rb") as file:
-        head = file.read(len(INDEX_MAGIC) + 9)
+        return head_dtype(file.read(HEAD_BYTES), str(path))
+
+
+def head_dtype(head: bytes, where: str) -> np.dtype[np.integer]:
+    """The token type that the first HEAD_BYTES of an index declare; `where` names it."""
     codes = dict(DTYPES.values())
-    if head[: len(INDEX_MAGIC)] != INDEX_MAGIC or len(head) < len(INDEX_MAGIC) + 9 or head[-1] not in codes:
-        raise Refusal(f"{path} is not a Megatron-core index; remove its folder and run `dvc repro` to make it again")
+    if head[: len(INDEX_MAGIC)] != INDEX_MAGIC or len(head) < HEAD_BYTES or head[-1] not in codes:
+        raise Refusal(f"{where} is not a Megatron-core index; remove its folder and run `dvc repro` to make it again")
     return codes[head[-1]]
+
+
+class Shard(Protocol):
+    """The tokens of one shard, of which slices can be read."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, part: slice) -> NDArray[np.integer]:
+        """Those of a slice with both ends and no step."""
+        ...
+
+
+class MappedShard:
+    """The shard in the file `path`, mapped into memory when it is first read: thousands of them open at once."""
+
+    def __init__(self, path: Path, dtype: np.dtype[np.integer]) -> None:
+        self.path, self.dtype = path, dtype
+        self._tokens = path.stat().st_size // dtype.itemsize
+
+    def __len__(self) -> int:
+        return self._tokens
+
+    def __getitem__(self, part: slice) -> NDArray[np.integer]:
+        return self._map[part]
+
+    @cached_property
+    def _map(self) -> NDArray[np.integer]:
+        return np.memmap(self.path, dtype=self.dtype, mode="r") if len(self) else np.zeros(0, self.dtype)
 
 
 @dataclass(frozen=True)
 class TokenStream:
     """All tokens of a source, shard after shard, as one sequence that is never loaded whole."""
 
-    shards: tuple[NDArray[np.integer], ...]
+    shards: tuple[Shard, ...]
     starts: NDArray[np.int64]  # position of the first token of each shard, and the end
 
     @staticmethod
@@ -89,28 +126,30 @@ class TokenStream:
         Raises:
             Refusal: if a shard is missing or truncated, or an index isn't readable.
         """
-        shards = []
-        for index in shard_paths(folder, "tokens"):
-            if index.suffix == ".idx":
-                path = index.with_suffix(".bin")
-                empty = path.stat().st_size == 0
-                dtype = index_dtype(index)
-                shards.append(np.zeros(0, dtype) if empty else np.memmap(path, dtype=dtype, mode="r"))
+        indexes = [path for path in shard_paths(folder, "tokens") if path.suffix == ".idx"]
+        return TokenStream.of([MappedShard(path.with_suffix(".bin"), index_dtype(path)) for path in indexes])
+
+    @staticmethod
+    def of(shards: Sequence[Shard]) -> "TokenStream":
+        """The stream over `shards`."""
         starts = np.concatenate([[0], np.cumsum([len(shard) for shard in shards])]).astype(np.int64)
         return TokenStream(tuple(shards), starts)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def read(self, begin: int, end: int) -> NDArray[np.int64]:
-        """The tokens at positions [begin, end), int64; the range may cross shards."""
-        parts = []
+    def parts(self, begin: int, end: int) -> Iterator[tuple[Shard, slice]]:
+        """Where the tokens at positions [begin, end) are: slices of shards, in order."""
         number = int(np.searchsorted(self.starts, begin, side="right")) - 1
         while begin < end:
             offset = begin - int(self.starts[number])
-            part = self.shards[number][offset : offset + end - begin]
-            parts.append(np.asarray(part, dtype=np.int64))
-            begin, number = begin + len(part), number + 1
+            size = min(end - begin, len(self.shards[number]) - offset)
+            yield self.shards[number], slice(offset, offset + size)
+            begin, number = begin + size, number + 1
+
+    def read(self, begin: int, end: int) -> NDArray[np.int64]:
+        """The tokens at positions [begin, end), int64; the range may cross shards."""
+        parts = [np.asarray(shard[part], dtype=np.int64) for shard, part in self.parts(begin, end)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 

@@ -6,36 +6,39 @@ so a resumed run is the run that it continues.
 
 import hashlib
 import json
-import os
-import shlex
 import shutil
-import signal
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from torch import Tensor
 
 from stages.documents import read_manifest, source_folders, write_json
 from stages.params import load_mixture, load_params, read_params
 from stages.pretrain import checkpoint, guard, memory, numerics
+from stages.pretrain.averaging import average
 from stages.pretrain.card import write_card
 from stages.pretrain.curve import smooth, write_curve
-from stages.pretrain.model import (
-    count_parameters,
-    flops_per_token,
-    write_base,
-    write_weights,
-)
-from stages.pretrain.parallel import any_of_us, start_accelerate
+from stages.pretrain.fitting import largest_that_fits
+from stages.pretrain.launch import COME_AGAIN, is_launched, launch, told
+from stages.pretrain.model import architecture, count_parameters, flops_per_token, write_base
+from stages.pretrain.parallel import any_of_each, start_accelerate
 from stages.pretrain.params import PretrainParams
+from stages.pretrain.profiler import Profiler, read_window
 from stages.pretrain.progress import Progress
-from stages.pretrain.trainer import TOKENIZER, TOKENS, Trainer
+from stages.pretrain.ranges import StoreAway
+from stages.pretrain.saver import Saver
+from stages.pretrain.signals import Stop
+from stages.pretrain.state import whole_weights
+from stages.pretrain.streaming import tokens_folder
+from stages.pretrain.trackers import trackable
+from stages.pretrain.trainer import TOKENIZER, Trainer
+from stages.pretrain.trunk import Trunk, trunk_step, without_budget
+from stages.pretrain.watchdog import Watchdog
 from stages.process import log, run
 from stages.settings import settings
 
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
     from stages.pretrain.remote import Remote
 
 ROOM = Path(__file__).resolve().parents[1]
-COME_AGAIN = 75  # EX_TEMPFAIL: the flow runs the stage again
 CODE = (ROOM / "pretrain", ROOM / "order.py", ROOM / "tokens.py")
 
 
@@ -51,16 +53,26 @@ def main() -> None:
     """Train the base model of params.yaml, from the newest checkpoint in scratch if there is one."""
     params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
     numerics.pin(params)
-    if settings().launch and "ACCELERATE_MIXED_PRECISION" not in os.environ:
-        os.execvp("accelerate", ["accelerate", "launch", *shlex.split(settings().launch), "-m", "stages.pretrain"])
+    if settings().launch and not is_launched():
+        sys.exit(launch(settings().launch))
     memory.keep()
     accelerator = start_accelerate(params)
-    scratch = settings().scratch_folder / "pretrain" / fingerprint()
+    tokens = tokens_folder(settings().scratch_folder)
+    sections = {name: read_params()[name] for name in ("pretrain", "mixture")}
+    scratch = settings().scratch_folder / "pretrain" / fingerprint(sections, tokens)
+    shared = fingerprint(sections | {"pretrain": without_budget(sections["pretrain"])}, tokens)
+    trunk = Trunk(settings().scratch_folder / "trunks" / shared, trunk_step(params))
     with held(scratch) if accelerator.is_main_process else nullcontext() as remote:
-        trainer = Trainer(params, mixture, accelerator)
-        train(trainer, scratch, remote)
+        accelerator.init_trackers("pedigree", trackable(params))
+        trainer = Trainer(params, mixture, accelerator, tokens)
+        try:
+            train(trainer, scratch, trunk, remote)
+        except StoreAway as error:
+            log.error("error: %s; run again when it answers", error)
+            sys.exit(COME_AGAIN)
+        weights = whole_weights(trainer.model, accelerator.is_main_process)
         if accelerator.is_main_process:
-            write_outs(trainer, scratch)
+            write_outs(trainer, scratch, weights, tokens)
     accelerator.end_training()
 
 
@@ -88,11 +100,10 @@ def held(scratch: Path) -> "Iterator[Remote | None]":
             sys.exit(COME_AGAIN)
 
 
-def fingerprint() -> str:
-    """The digest of all that the result depends on: params, tokens, tokenizer, code, libraries."""
-    params = read_params()
-    parts = [json.dumps({name: params[name] for name in ("pretrain", "mixture")}, sort_keys=True)]
-    for folder in [*source_folders(TOKENS).values(), TOKENIZER]:
+def fingerprint(sections: Mapping[str, Any], tokens: Path) -> str:
+    """The digest of all that the result depends on: `sections` of params.yaml, tokens, tokenizer, code, libraries."""
+    parts = [json.dumps(sections, sort_keys=True)]
+    for folder in [*source_folders(tokens).values(), TOKENIZER]:
         parts.append(json.dumps(read_manifest(folder)["shards"], sort_keys=True))  # noqa: PERF401
     files = [file for place in CODE for file in sorted([*place.glob("*.py")] or [place])]
     parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
@@ -100,95 +111,85 @@ def fingerprint() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def train(trainer: Trainer, scratch: Path, remote: "Remote | None" = None) -> None:
+def train(trainer: Trainer, scratch: Path, trunk: Trunk, remote: "Remote | None" = None) -> None:
     """Bring `trainer` to the end of its budget, with checkpoints in `scratch` (and `remote`) on the way.
 
-    SIGTERM ends it after the step at hand with a checkpoint and exit code 75. So does the loss of `remote` to
-    another trainer, which then has the checkpoints that count.
+    If there are none it begins from `trunk`, where another budget has been before.
+
+    SIGTERM and SIGUSR1 end it after the step at hand with a checkpoint and exit code 75. So does the loss of `remote`
+    to another trainer, which then has the checkpoints that count.
     """
-    params, stop = trainer.params, catch_sigterm()
+    params, here, stop = trainer.params, settings(), Stop()
+    main = trainer.accelerator.is_main_process
+    if main:
+        trunk.give(scratch)
     # The first process has the checkpoints; the others may be on nodes with another disk.
-    trainer.resume(checkpoint.read_newest(scratch) if trainer.accelerator.is_main_process else {})
+    trainer.resume(checkpoint.read_newest(scratch) if main else ())
     if trainer.steps:
         log.info("pretrain: going on after step %d, from %s", len(trainer.steps), scratch)
+    micro_batch = largest_that_fits(trainer) if here.micro_batch == "auto" else here.micro_batch
+    saver = Saver(trainer, scratch, trunk, remote)
     progress = Progress(trainer)
-    saved = time.monotonic()
-    while len(trainer.steps) < params.steps:
-        first = len(trainer.steps) * params.samples_per_step
-        step = trainer.train_step(range(first, first + params.samples_per_step), settings().micro_batch)
-        trainer.steps.append(step)
-        guard.check(trainer.steps, params.guard, trainer.documents)
-        done = len(trainer.steps)
-        progress.report(step.loss)
-        lost = remote is not None and remote.lost
-        ending = any_of_us(trainer.accelerator, stop.is_set or lost)
-        due = time.monotonic() - saved >= settings().checkpoint_seconds or done == params.steps or ending
-        publish_now = params.checkpoint_steps and done % params.checkpoint_steps == 0
-        if trainer.accelerator.is_main_process:
-            if publish_now:
-                publish_weights(trainer, scratch / "published")
-            if due:
-                in_use = remote.in_use if remote else ()
-                newest = checkpoint.save(scratch, trainer.model, trainer.optimizers, trainer.steps, in_use)
-                if remote:
-                    remote.send(newest)
-                saved = time.monotonic()
-        if ending and done < params.steps:
-            if lost:
-                log.warning("pretrain: another trainer has taken over %s", scratch)
-            log.warning("pretrain: stopped after step %d; run again to go on", done)
-            sys.exit(COME_AGAIN)
+    profiler = Profiler(read_window(here.profile), scratch, trainer.accelerator.process_index)
+    with Watchdog(here.hang_seconds) as watchdog:
+        while (done := len(trainer.steps)) < params.steps:
+            profiler.before_step(done)
+            first = done * params.samples_per_step
+            numbers = range(first, first + params.samples_per_step)
+            trainer.expect(range(numbers.stop, numbers.stop + params.samples_per_step))
+            trainer.steps.append(trainer.train_step(numbers, micro_batch))
+            guard.check(trainer.steps, params.guard, trainer.documents)
+            watchdog.step_ended()
+            lost = remote is not None and remote.lost
+            due = saver.idle_seconds >= here.checkpoint_seconds
+            ending, due = any_of_each(trainer.accelerator, stop.asked or lost, due)
+            last = ending or len(trainer.steps) == params.steps
+            profiler.after_step(done, last)
+            progress.report()
+            if params.publishes(done + 1):
+                saver.publish()
+            if due or last or done + 1 == trunk.step:
+                saver.save()
+            if ending and done + 1 < params.steps:
+                break
+        saver.wait()
+    if len(trainer.steps) < params.steps:
+        if lost:
+            log.warning("pretrain: another trainer has taken over %s", scratch)
+        log.warning("pretrain: stopped after step %d; run again to go on", len(trainer.steps))
+        sys.exit(COME_AGAIN)
 
 
-class catch_sigterm:  # noqa: N801 - reads as a verb where it is used
-    """Remembers SIGTERM, so that the loop ends between two steps."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        signal.signal(signal.SIGTERM, self._set)
-
-    def _set(self, _signal: int, _frame: FrameType | None) -> None:
-        self.is_set = True
-
-
-def publish_weights(trainer: Trainer, folder: Path) -> None:
-    """Write the weights after this step into `folder`, to be published at the end."""
-    checkpoint.publish_folder(
-        checkpoint.step_folder(folder, len(trainer.steps)),
-        lambda partial: write_weights(trainer.model, trainer.config, partial),
-    )
-
-
-def write_outs(trainer: Trainer, scratch: Path) -> None:
+def write_outs(trainer: Trainer, scratch: Path, weights: dict[str, Tensor], tokens: Path) -> None:
     """Write the base model with its card, the published checkpoints, metrics and curve."""
     params = trainer.params
     base, published = Path("models/base"), Path("models/checkpoints")
     for folder in (base, published):
         shutil.rmtree(folder, ignore_errors=True)
     published.mkdir(parents=True)
-    write_base(trainer.model, trainer.config, TOKENIZER, base)
-    for folder in sorted((scratch / "published").glob("step-*")):
-        if folder.suffix != checkpoint.PARTIAL:
-            shutil.copytree(folder, published / folder.name)
-    losses = [step.loss for step in trainer.steps]
-    skipped = sum(step.skipped for step in trainer.steps)
-    smoothed = smooth(losses)
-    tokens = params.steps * params.tokens_per_step
+    folders = [folder for folder in checkpoint.checkpoints(scratch / "published")[::-1] if folder.is_dir()]
+    for folder in folders:
+        shutil.copytree(folder, published / folder.name)
+    averaged = folders[-params.average_last :] if params.average_last else []
+    write_base(average(averaged) if averaged else weights, architecture(trainer.model), trainer.config, TOKENIZER, base)
+    seen = params.steps * params.tokens_per_step
     drawn = trainer.order.drawn(params.steps * params.samples_per_step)
+    loss = smooth([step.loss for step in trainer.steps])[-1]
     metrics = {
         "parameters": count_parameters(trainer.model),
-        "tokens": tokens,
+        "tokens": seen,
         "steps": params.steps,
-        "skipped_steps": skipped,
-        "loss": round(smoothed[-1], 4),
-        "flops": flops_per_token(trainer.model, trainer.config, params.sequence_length) * tokens,
+        "skipped_steps": sum(step.skipped for step in trainer.steps),
+        "loss": round(loss, 4),
+        "flops": flops_per_token(trainer.model, trainer.config, params.sequence_length) * seen,
         "epochs": {name: round(count / trainer.order.windows[name], 4) for name, count in drawn.items()},
     }
     write_json(Path("metrics/pretrain.json"), metrics)
-    write_card(base, TOKENS, trainer.order, params, metrics)
-    write_curve(losses, smoothed, params.tokens_per_step, Path("plots/loss.csv"))
-    log.info("pretrain: %d tokens, loss %.3f, in %s", tokens, smoothed[-1], base)
+    write_card(base, tokens, trainer.order, params, metrics, [checkpoint.step_of(folder.name) for folder in averaged])
+    write_curve(trainer.steps, params.tokens_per_step, Path("plots/loss.csv"))
+    log.info("pretrain: %d tokens, loss %.3f, in %s", seen, loss, base)
 
 
 if __name__ == "__main__":
-    run(main)
+    with told():
+        run(main)

@@ -4,7 +4,6 @@ Axes: B samples, T tokens.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,11 +22,6 @@ IGNORED = -100  # a target that doesn't count, as torch's cross_entropy has it
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 _OTHERS = sorted({*range(256)} - {*_PRINTABLE})
 ALPHABET = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + place): byte for place, byte in enumerate(_OTHERS)}
-
-
-def open_streams(folders: dict[str, Path]) -> dict[str, TokenStream]:
-    """The token stream of each source."""
-    return {name: TokenStream.open(folder) for name, folder in folders.items()}
 
 
 def order_of(streams: dict[str, TokenStream], mixture: dict[str, float], params: PretrainParams) -> Order:

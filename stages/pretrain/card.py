@@ -43,16 +43,35 @@ class Facts:
     tokenizer: str  # sha256 of its tokenizer.json
     order: Order
     sources: Mapping[str, SourceTokens]
+    averaged: Sequence[int] = ()  # the steps whose weights the model's are the mean of
 
 
-def write_card(base: Path, tokens: Path, order: Order, params: PretrainParams, metrics: Mapping[str, Any]) -> None:
-    """Write the card of the finished model in `base`, which was trained on the shards in the folders of `tokens`."""
+def write_card(
+    base: Path,
+    tokens: Path,
+    order: Order,
+    params: PretrainParams,
+    metrics: Mapping[str, Any],
+    averaged: Sequence[int] = (),
+) -> None:
+    """Write the card of the finished model in `base`, which was trained on the shards in the folders of `tokens`.
+
+    Args:
+        averaged: the steps whose weights the model's are the mean of; none if it has the last ones.
+    """
     partial = base / f".{NAME}.partial"
-    partial.write_text(card(read_facts(base, tokens, order, params, metrics)), encoding="utf-8")
+    partial.write_text(card(read_facts(base, tokens, order, params, metrics, averaged)), encoding="utf-8")
     publish(partial, base / NAME)
 
 
-def read_facts(base: Path, tokens: Path, order: Order, params: PretrainParams, metrics: Mapping[str, Any]) -> Facts:
+def read_facts(
+    base: Path,
+    tokens: Path,
+    order: Order,
+    params: PretrainParams,
+    metrics: Mapping[str, Any],
+    averaged: Sequence[int] = (),
+) -> Facts:
     """What the card is made of."""
     return Facts(
         params, metrics,
@@ -61,6 +80,7 @@ def read_facts(base: Path, tokens: Path, order: Order, params: PretrainParams, m
         tokenizer=sha256_of(base / "tokenizer.json"),
         order=order,
         sources={name: read_source(tokens / name) for name in order.mixture},
+        averaged=averaged,
     )  # fmt: skip
 
 
@@ -179,10 +199,16 @@ def how(facts: Facts) -> list[str]:
         ("gradient clipping", clip),
         ("precision", PRECISION[params.precision]),
         ("seed", params.seed),
+        *averaging(facts.averaged),
         ("loss at the end", f"{metrics['loss']:.4f} nats per token, smoothed"),
         ("operations", f"{metrics['flops']:.3e} FLOPs, by the estimate 6N + 12·layers·width·length for each token"),
     ]
     return ["## How it was trained", "", *table(("", ""), rows)]
+
+
+def averaging(steps: Sequence[int]) -> list[tuple[str, str]]:
+    """The line about the mean that the weights are, if they are one."""
+    return [("averaged", f"the weights are the mean of those after steps {', '.join(map(str, steps))}")] * bool(steps)
 
 
 PRECISION = {

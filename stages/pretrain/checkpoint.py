@@ -2,7 +2,8 @@
 
     scratch/pretrain/<digest of the inputs>/
         lease                     locked by the one trainer that may write here
-        step-00000120/            model.safetensors, optimizer.safetensors, history.safetensors, manifest.json
+        step-00000120/            model.safetensors, optimizer.safetensors, history.safetensors, manifest.json;
+                                  under FSDP2 model-00001-of-00008.safetensors and so on, one of each process
         published/step-00000200/  weights that become models/checkpoints
 
 A checkpoint is written beside its place and renamed when every byte is on disk; the manifest holds the
@@ -11,26 +12,27 @@ remote.py keeps the same on an object store, if scratch is one.
 """
 
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-import safetensors.torch
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from stages.documents import describe, read_manifest, write_manifest
+from stages.documents import MANIFEST, describe, read_manifest, write_json, write_manifest
 from stages.params import Refusal
-from stages.pretrain.history import Step, from_tensors, to_tensors
+from stages.pretrain.state import PARTS, State
 from stages.process import log
 
-KEPT = 2
-PARTIAL = ".partial"
-FILES = ("model.safetensors", "optimizer.safetensors", "history.safetensors")
+LEASE, PARTIAL = "lease", ".partial"
+SHARE_SECONDS = 600.0  # that the first process waits for the others to write their share
 
 
 def take_lease(folder: Path) -> IO[str]:
@@ -40,7 +42,7 @@ def take_lease(folder: Path) -> IO[str]:
         Refusal: if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lease = (folder / "lease").open("a+")
+    lease = (folder / LEASE).open("a+")
     try:
         fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -88,47 +90,104 @@ def step_of(name: str) -> int:
     return int(name.removeprefix("step-"))
 
 
-def save(
-    parent: Path, model: nn.Module, optimizers: list[Optimizer], steps: Sequence[Step], in_use: Collection[Path] = ()
-) -> Path:
-    """Write the state after these `steps`; drop all but the newest few, and those `in_use`. Return its folder."""
+def save(parent: Path, state: State, kept: int, in_use: Callable[[], Collection[Path]] = tuple) -> Path | None:
+    """Write `state`; if it is the last share, drop all but the newest `kept` checkpoints, and those `in_use`.
 
-    def write(folder: Path) -> None:
-        save_file(weights(model), folder / "model.safetensors")
-        save_file(_optimizer_tensors(optimizers), folder / "optimizer.safetensors")
-        save_file(to_tensors(steps), folder / "history.safetensors")
-        write_manifest(folder, {"steps": len(steps)})
-
-    folder = step_folder(parent, len(steps))
-    publish_folder(folder, write)
-    for old in checkpoints(parent)[KEPT:]:
-        if old not in in_use:
+    Return the folder of the checkpoint; None in processes that leave it to the first one to say that it is whole.
+    """
+    folder = step_folder(parent, state.step)
+    if state.share.count == 1:
+        publish_folder(folder, lambda partial: _write_whole(partial, state))
+    else:
+        _write_share(folder.with_name(folder.name + PARTIAL), state)
+        if state.share.number:
+            return None
+        _join_shares(folder, state)
+    for old in checkpoints(parent)[kept:]:
+        if old not in in_use():
             shutil.rmtree(old)
     return folder
 
 
-def read_newest(parent: Path) -> dict[str, bytes]:
-    """The files of the newest whole checkpoint, by name; none if there is no checkpoint.
+def _write_whole(folder: Path, state: State) -> None:
+    for part, tensors in state.parts.items():
+        save_file(tensors, folder / f"{part}.safetensors")
+    write_manifest(folder, {"steps": state.step})
+
+
+def _write_share(partial: Path, state: State) -> None:
+    """Write this process's slices into the folder that all processes see, and a note that they are on disk."""
+    partial.mkdir(parents=True, exist_ok=True)
+    number, count = state.share.number + 1, state.share.count
+    entries = []
+    for part, tensors in state.parts.items():
+        path = partial / f"{part}-{number:05d}-of-{count:05d}.safetensors"
+        save_file(tensors, path)
+        _sync(path)
+        entries.append(describe(path))
+    write_json(_note(partial, state.share.number), entries)
+
+
+def _join_shares(folder: Path, state: State) -> None:
+    """Give the checkpoint its name when the shares of all processes are on disk.
+
+    The processes tell each other by files: their other ways are taken by the training, which goes on.
+
+    Raises:
+        OSError: if a share is missing for long: another process died, or doesn't see this folder.
+    """
+    partial = folder.with_name(folder.name + PARTIAL)
+    notes = [_note(partial, number) for number in range(state.share.count)]
+    begin = time.monotonic()
+    while missing := [note for note in notes if not note.is_file()]:
+        if time.monotonic() - begin > SHARE_SECONDS:
+            raise OSError(f"{folder.name}: {len(missing)} of {len(notes)} processes have not written their share")
+        time.sleep(0.01)
+    shards = [entry for note in notes for entry in json.loads(note.read_text(encoding="utf-8"))]
+    write_json(partial / MANIFEST, {"counts": {"steps": state.step}, "shards": shards})
+    for note in notes:
+        note.unlink()
+    _sync(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    _sync(folder.parent)
+
+
+def _note(partial: Path, number: int) -> Path:
+    return partial / f".share-{number:05d}.json"
+
+
+def sweep(parent: Path) -> None:
+    """Remove what a killed training left half written."""
+    for path in (*parent.glob(f"step-*{PARTIAL}"), *parent.glob(f"published/step-*{PARTIAL}")):
+        shutil.rmtree(path)
+
+
+def read_newest(parent: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the newest whole checkpoint, each whole and by its name; none if there is no checkpoint.
 
     One that isn't whole is named, and the one before it is taken.
     """
     for folder in checkpoints(parent):
         if not (damage := damaged(folder)):
-            return {name: (folder / name).read_bytes() for name in FILES}
+            yield from read(folder)
+            return
         log.warning("pretrain: %s is damaged, taking the checkpoint before it", damage)
-    return {}
 
 
-def load(files: dict[str, bytes], model: nn.Module, optimizers: list[Optimizer]) -> list[Step]:
-    """Put a checkpoint into `model` and `optimizers`; return the steps that it is of.
-
-    Without files nothing is changed and there are no steps: training starts at step 0.
-    """
-    if not files:
-        return []
-    _set_weights(model, safetensors.torch.load(files["model.safetensors"]))
-    _set_optimizer_tensors(optimizers, safetensors.torch.load(files["optimizer.safetensors"]))
-    return from_tensors(safetensors.torch.load(files["history.safetensors"]))
+def read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the checkpoint `folder`, each whole and by its name (state.py): one at a time is in memory."""
+    for part in PARTS:
+        with ExitStack() as open_files:
+            paths = sorted([*folder.glob(f"{part}.safetensors"), *folder.glob(f"{part}-*.safetensors")])
+            files = [open_files.enter_context(safe_open(path, "pt")) for path in paths]
+            holders: dict[str, list[Any]] = {}
+            for file in files:
+                for name in file.keys():  # noqa: SIM118 - it is no mapping
+                    holders.setdefault(name, []).append(file)
+            for name, held in holders.items():
+                slices = [file.get_tensor(name) for file in held]
+                yield f"{part}/{name}", torch.cat(slices) if len(slices) > 1 else slices[0]
 
 
 def damaged(folder: Path) -> str | None:
@@ -150,40 +209,3 @@ def checkpoints(parent: Path) -> list[Path]:
     """The checkpoints in `parent`, the newest first."""
     found = [path for path in parent.glob("step-*") if path.suffix != PARTIAL]
     return sorted(found, reverse=True)
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and persistent buffers of `model`, each tensor once."""
-    state, seen, unique = model.state_dict(), set(), {}
-    for name, tensor in state.items():
-        if tensor.data_ptr() not in seen or tensor.numel() == 0:
-            unique[name] = tensor.detach().cpu().contiguous()
-        seen.add(tensor.data_ptr())
-    return unique
-
-
-def _set_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    state = model.state_dict()
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            state[name].copy_(tensor)
-
-
-def _optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:
-    """The optimizers' state as flat tensors: `<optimizer>.<parameter>.<name>`."""
-    return {
-        f"{number}.{index}.{name}": tensor.detach().cpu().contiguous()
-        for number, optimizer in enumerate(optimizers)
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, tensor in state.items()
-    }
-
-
-def _set_optimizer_tensors(optimizers: list[Optimizer], tensors: dict[str, Tensor]) -> None:
-    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
-    for key, tensor in tensors.items():
-        number, index, name = key.split(".", 2)
-        states[int(number)].setdefault(int(index), {})[name] = tensor
-    for optimizer, state in zip(optimizers, states, strict=True):
-        # The groups are those of the params: a learning rate is never read out of a checkpoint.
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,9 +1,11 @@
-"""The loss of each step as a curve: smoothed, and as a file that `dvc plots` draws."""
+"""What became of each step as a curve: loss, smoothed, gradient; as a file that `dvc plots` draws."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from stages.documents import publish
+from stages.pretrain.history import Step
 
 SMOOTHED_OVER = 0.95
 
@@ -19,13 +21,15 @@ def smooth(losses: list[float]) -> list[float]:
     return averages
 
 
-def write_curve(losses: list[float], smoothed: list[float], tokens_per_step: int, path: Path) -> None:
-    """Write loss by step and tokens as CSV, which `dvc plots` draws."""
+def write_curve(steps: Sequence[Step], tokens_per_step: int, path: Path) -> None:
+    """Write loss and gradient by step and tokens as CSV; `skipped` is 1 for a step that changed no weight."""
+    smoothed = smooth([step.loss for step in steps])
     rows = [
-        f"{step},{step * tokens_per_step},{loss:.4f},{average:.4f}"
-        for step, (loss, average) in enumerate(zip(losses, smoothed, strict=True), start=1)
+        f"{number},{number * tokens_per_step},{step.loss:.4f},{average:.4f},{step.gradient_norm:.4f},{step.skipped:d}"
+        for number, (step, average) in enumerate(zip(steps, smoothed, strict=True), start=1)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("\n".join(["step,tokens,loss,smoothed", *rows]) + "\n", encoding="utf-8")
+    head = "step,tokens,loss,smoothed,gradient_norm,skipped"
+    partial.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
     publish(partial, path)

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from accelerate.utils import convert_model_to_fp8_ao
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, GenerationConfig, PretrainedConfig
 
 from stages.documents import write_json
 from stages.params import Refusal
-from stages.pretrain.checkpoint import weights
 from stages.pretrain.params import PretrainParams
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -112,20 +111,28 @@ def flops_per_token(model: nn.Module, config: PretrainedConfig, length: int) -> 
     return 6.0 * matrices + 12.0 * float(config.num_hidden_layers * config.hidden_size * length)
 
 
-def write_weights(model: nn.Module, config: PretrainedConfig, folder: Path) -> None:
-    """Write config and weights into `folder`, as `from_pretrained` reads them; no versions, no dates."""
-    save_file(weights(model), folder / "model.safetensors", metadata={"format": "pt"})
-    described = {**config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
+def architecture(model: nn.Module) -> str:
+    """The name of the class of `model`, as transformers knows it."""
+    return type(model).__name__.removeprefix("FSDP")  # fully_shard gives the class another name
+
+
+def write_weights(weights: dict[str, Tensor], name: str, config: PretrainedConfig, folder: Path) -> None:
+    """Write `weights` and config of the architecture `name` into `folder`, as `from_pretrained` reads them.
+
+    No versions, no dates.
+    """
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    described = {**config.to_dict(), "architectures": [name], "dtype": "float32"}
     write_json(folder / "config.json", _pure(described))
 
 
-def write_base(model: nn.Module, config: PretrainedConfig, tokenizer: Path, folder: Path) -> None:
+def write_base(weights: dict[str, Tensor], name: str, config: PretrainedConfig, tokenizer: Path, folder: Path) -> None:
     """Write the finished model with its tokenizer into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(model, config, folder)
+    write_weights(weights, name, config, folder)
     write_json(folder / "generation_config.json", _pure(GenerationConfig.from_model_config(config).to_dict()))
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer / name, folder / name)
+    for file in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer / file, folder / file)
 
 
 def _pure(described: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch.optim import AdamW, Optimizer
 
 from stages.params import Refusal
 from stages.pretrain.params import AdamWParams, MuonParams, ScheduleParams
+from stages.pretrain.state import cut_alike, whole_tensor
 
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, "Muon").
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -74,7 +75,9 @@ class Muon(Optimizer):
         gradients = torch.stack([param.grad for param in params if param.grad is not None])
         momenta = torch.stack([self.state[param]["momentum"] for param in params])
         momenta.lerp_(gradients, 1 - momentum)
-        update_BMN = orthogonalize(gradients.lerp(momenta, momentum))  # Nesterov's look ahead
+        ahead_BMN = gradients.lerp(momenta, momentum)  # Nesterov's look ahead
+        # Slices don't do: the singular values are those of whole matrices, which each process computes then.
+        update_BMN = cut_alike(orthogonalize(whole_tensor(ahead_BMN)), ahead_BMN)
         scale = math.sqrt(max(1.0, update_BMN.size(-2) / update_BMN.size(-1)))
         for param, new_momentum, update in zip(params, momenta, update_BMN, strict=True):
             self.state[param]["momentum"].copy_(new_momentum)

@@ -84,6 +84,10 @@ class PretrainParams(StageParams):
     compile: bool = Field(False, description="compile each layer, which needs a C++ compiler on a CPU")
     threads: int = Field(2, ge=1, description="of a process on CPU; fixed, as sums may depend on it")
     checkpoint_steps: int | None = Field(None, ge=1, description="publish the weights every so many steps")
+    checkpoint_powers: bool = Field(False, description="publish them after steps 1, 2, 4, 8 and so on, too")
+    average_last: int | None = Field(
+        None, ge=1, description="the base model is the mean of so many of the last published weights"
+    )
     seed: int = Field(0, description="of the first weights, the sample order, and masking")
 
     @model_validator(mode="after")
@@ -101,7 +105,18 @@ class PretrainParams(StageParams):
             raise ValueError("numerics: portable needs precision: fp32 and compile: false")
         if self.document_masking and self.objective == "masked":
             raise ValueError("document_masking is for objective: causal; set it to false")
+        published = sum(self.publishes(step) for step in range(1, self.steps + 1)) if self.average_last else 0
+        if self.average_last and published < self.average_last:
+            raise ValueError(
+                f"average_last ({self.average_last}) is more than the {published} checkpoints that are published; "
+                f"lower it, or checkpoint_steps"
+            )
         return self
+
+    def publishes(self, step: int) -> bool:
+        """Whether the weights after this many steps are published."""
+        by_steps = self.checkpoint_steps is not None and step % self.checkpoint_steps == 0
+        return by_steps or (self.checkpoint_powers and step.bit_count() == 1)
 
     @property
     def samples_per_step(self) -> int:

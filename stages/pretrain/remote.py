@@ -21,8 +21,9 @@ from fsspec.core import url_to_fs
 from stages.documents import MANIFEST, describe, read_manifest
 from stages.lease import Lease, LeaseHeld, LeaseLost, Unreachable, owner_by_lock, reaching, take_lease
 from stages.params import Refusal
-from stages.pretrain.checkpoint import KEPT, checkpoints, damaged, is_whole, publish_folder, step_of
+from stages.pretrain.checkpoint import checkpoints, damaged, is_whole, publish_folder, step_of
 from stages.process import log
+from stages.settings import settings
 
 # Less than the 20 seconds that a flow leaves between SIGTERM and SIGKILL; Slurm and Kubernetes leave 30 and more.
 GRACE_SECONDS = 12.0
@@ -223,7 +224,9 @@ class Remote:
         """Remove all but the newest whole checkpoints: older ones, and what is left of an upload that broke off."""
         keys = self._keys()
         whole = _newest_first(_folder_of(key) for key in keys if key.endswith(f"/{MANIFEST}") and key[:5] == "step-")
-        for name in {_folder_of(key) for key in keys if key.startswith("step-")} - set(whole[:KEPT]):
+        for name in {_folder_of(key) for key in keys if key.startswith("step-")} - set(
+            whole[: settings().kept_checkpoints]
+        ):
             self._remove(name)
 
     def _remove(self, name: str) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,35 +13,37 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
-from stages.documents import source_folders
 from stages.order import Order
-from stages.pretrain import batches, checkpoint
+from stages.pretrain import batches
 from stages.pretrain.guard import stands_out
 from stages.pretrain.history import Step
 from stages.pretrain.loss import Objective
 from stages.pretrain.model import build_config, build_model, prepare_layers
 from stages.pretrain.optimizer import build_optimizers, rate_factor, set_rates
 from stages.pretrain.owners import documents_of
-from stages.pretrain.parallel import any_of_us, of_first, synchronized
+from stages.pretrain.parallel import any_of_us, of_first, place, synchronized
 from stages.pretrain.params import PretrainParams
 from stages.pretrain.start import start_config, start_model
+from stages.pretrain.state import restore, whole_tensor
+from stages.pretrain.streaming import TOKENS, expect_samples, open_streams
 from stages.settings import settings
 from stages.tokens import load_mask_token, load_tokenizer
 
-TOKENS = Path("data/tokenize")
 TOKENIZER = Path("models/tokenizer")
 
 
 class Trainer:
     """A training: what it is made of, and what became of the steps so far."""
 
-    def __init__(self, params: PretrainParams, mixture: dict[str, float], accelerator: Accelerator) -> None:
+    def __init__(
+        self, params: PretrainParams, mixture: dict[str, float], accelerator: Accelerator, tokens: Path
+    ) -> None:
         tokenizer, separator = load_tokenizer(TOKENIZER)
         self.params, self.accelerator = params, accelerator
         self.vocabulary = tokenizer.get_vocab_size()
         self.mask = load_mask_token(TOKENIZER) if params.objective == "masked" else None
         self.joins = batches.joins(tokenizer) if params.whole_word else None
-        self.streams = batches.open_streams(source_folders(TOKENS))
+        self.tokens, self.streams = tokens, open_streams(tokens)
         self.order: Order = batches.order_of(self.streams, mixture, params)
         self.config: PretrainedConfig
         self.model: nn.Module
@@ -52,13 +56,14 @@ class Trainer:
         apart = separator if params.document_masking else None
         objective = Objective(self.model, params.z_loss, params.objective == "causal", apart)
         prepare_layers(self.model, params, settings().recompute)
-        self.wrapped: nn.Module = accelerator.prepare_model(objective)
+        self.wrapped: nn.Module = place(objective, accelerator)
         self.optimizers: list[Optimizer] = build_optimizers(self.model, params.optimizer)
         self.steps: list[Step] = []
+        self.waited = 0.0  # seconds for samples
 
     def batch(self, numbers: range) -> tuple[Tensor, Tensor]:
         """Inputs and targets of these samples, on the device."""
-        params = self.params
+        params, begin = self.params, time.perf_counter()
         samples = batches.read_samples(self.streams, self.order, numbers, params.sequence_length)
         if self.mask is None:
             inputs, targets = batches.causal(samples)
@@ -66,11 +71,17 @@ class Trainer:
             inputs, targets = batches.masked(
                 samples, numbers, params.masked_share, self.mask, self.vocabulary, params.seed, self.joins
             )
+        self.waited += time.perf_counter() - begin
         return inputs.to(self.accelerator.device), targets.to(self.accelerator.device)
 
-    def resume(self, files: dict[str, bytes]) -> None:
-        """Go on from a checkpoint, by its files; in all processes from that of the first one, wherever they are."""
-        self.steps = checkpoint.load(of_first(files, self.accelerator), self.model, self.optimizers)
+    def expect(self, numbers: range) -> None:
+        """Begin to fetch those of the samples `numbers` that are this process's, if they are elsewhere."""
+        mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
+        expect_samples(self.streams, self.order, mine, self.params.sequence_length)
+
+    def resume(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Go on from a checkpoint, by its tensors; in all processes from those of the first one, wherever they are."""
+        self.steps = restore(of_first(tensors, self.accelerator), self.model, self.optimizers)
 
     def targets_per_step(self) -> int:
         """Tokens that count in the loss of a step, over all processes."""
@@ -81,10 +92,12 @@ class Trainer:
         return each * params.samples_per_step
 
     def documents(self, step: int) -> list[str]:
-        """The ids of the documents that `step` (from 0) trains on."""
+        """The ids of the documents that `step` (from 0) trains on; none where their names aren't on this machine."""
+        if self.tokens != TOKENS:
+            return []
         first, size = step * self.params.samples_per_step, self.params.samples_per_step
         numbers = range(first, first + size)
-        return documents_of(numbers, self.order, self.streams, source_folders(TOKENS), self.params.sequence_length)
+        return documents_of(numbers, self.order, self.streams, self.tokens, self.params.sequence_length)
 
     def train_step(self, numbers: range, micro_batch: int) -> Step:
         """One optimizer step on the samples `numbers`; none if the guard says that it must be skipped."""
@@ -92,7 +105,7 @@ class Trainer:
         set_rates(self.optimizers, rate_factor(len(self.steps), params.steps, params.schedule))
         loss = self.accumulate(numbers, micro_batch)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), params.gradient_clip or math.inf)
-        step = Step(float(loss), float(norm))
+        step = Step(float(loss), float(whole_tensor(norm)))
         step = replace(step, skipped=any_of_us(self.accelerator, stands_out(step, self.steps, params.guard)))
         for optimizer in self.optimizers:
             if not step.skipped:

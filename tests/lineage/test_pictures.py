@@ -46,7 +46,9 @@ def build(tmp_path):
     for name in ("dvc.yaml", "params.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "plots").mkdir()
-    (tmp_path / "plots/loss.csv").write_text("step,tokens,loss,smoothed\n1,256,6.0,6.0\n2,512,5.0,5.5\n")
+    (tmp_path / "plots/loss.csv").write_text(
+        "step,tokens,loss,smoothed,skipped\n1,256,6.0,6.0,0\n2,512,5.0,5.5,0\n3,768,nan,5.5,1\n"
+    )
     (tmp_path / "metrics").mkdir()
     evaluation = {"bits_per_byte": {**SCORES, "xz_primed": 1.2}, "sources": {"papers": SCORES}}
     (tmp_path / "metrics/evaluate.json").write_text(json.dumps(evaluation))

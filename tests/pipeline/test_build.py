@@ -1,5 +1,6 @@
 """The whole pipeline on a tiny corpus: complete, rebuilt in part, rebuilt alike, also after kills."""
 
+import json
 import os
 import random
 import re
@@ -77,6 +78,21 @@ def test_the_base_model_loads_in_transformers_and_writes(built):
     tokens = model.generate(**tokenizer("The old", return_tensors="pt"), max_new_tokens=5, do_sample=False)
 
     assert tokenizer.decode(tokens[0]).startswith("The old")
+
+
+def test_the_base_model_is_laid_out_as_servers_read_it(built):
+    folder = built.folder / "models/base"
+    config = json.loads((folder / "config.json").read_text())
+
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "special_tokens_map.json", "README.md",
+    }  # fmt: skip
+    assert (config["architectures"], config["model_type"], config["dtype"]) == (
+        ["LlamaForCausalLM"],
+        "llama",
+        "float32",
+    )
 
 
 def test_checkpoints_are_published_by_the_schedule(built):

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 from tiny import Project
+from trainings import Training, train
 
 from stages.documents import write_manifest
 from stages.params import Refusal
@@ -117,6 +119,26 @@ def test_a_training_goes_on_on_another_node_and_ends_the_same(built, nodes, s3):
     assert two.made() == Node(built.folder).made()
     assert steps(s3, url)[-1] == "step-00000040"
     assert not [path for path in s3.filesystem().find(url) if path.endswith("lease")]
+
+
+def test_a_training_that_is_killed_again_and_again_goes_on_from_a_store_with_faults(built, nodes, s3, faulty):
+    faulty.faults = {"busy": 0.03, "drop": 0.03, "slow": 0.05}
+    folder, draw = str(nodes[0].folder), Random(5)
+    moments = sorted(draw.sample(range(8, 40), 6))
+    settings = faulty.environment | {"PEDIGREE_SCRATCH": s3.url("scratch"), "PEDIGREE_CHECKPOINT_SECONDS": "0"}
+    kills = [
+        Training(folder, settings=settings, forgets=True, pauses=0.1, stop_after=step, sent=signal.SIGKILL)
+        for step in moments
+    ]
+
+    *killed, ended = train(nodes[0], *kills, Training(folder, settings=settings, forgets=True))
+
+    told = (nodes[0].folder / "said-0").read_text()
+    assert ended == [0], told
+    assert killed == [[-signal.SIGKILL]] * 6
+    assert "pretrain: fetched s3://" in told
+    assert nodes[0].made() == Node(built.folder).made()
+    assert faulty.counts["busy"] + faulty.counts["drop"] > 5
 
 
 def test_a_trainer_that_lost_its_lease_stops_and_sends_nothing_more(nodes, s3):

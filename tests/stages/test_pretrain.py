@@ -1,5 +1,7 @@
 """The parts of pretrain, on values; the whole of it is tested in tests/pipeline."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from stages.pretrain.history import Step
 from stages.pretrain.model import build_config, build_model, count_parameters, flops_per_token
 from stages.pretrain.optimizer import build_optimizers, orthogonalize, rate_factor, set_rates
 from stages.pretrain.params import AdamWParams, MuonParams, PretrainParams, ScheduleParams
+from stages.pretrain.state import Share, restore, snapshot
 from stages.tokens import TokenStream
 
 TINY = {
@@ -232,6 +235,10 @@ def trained(steps: int, model: nn.Module, optimizers: list[torch.optim.Optimizer
             optimizer.zero_grad(set_to_none=True)
 
 
+def save(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: list[Step]) -> None:
+    checkpoint.save(folder, snapshot(model, optimizers, steps, Share()), kept=2)
+
+
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
@@ -241,9 +248,9 @@ def test_a_resumed_training_is_bitwise_the_unbroken_one(tmp_path):
     optimizers = [build_optimizers(model, MuonParams()) for model in (unbroken, broken, resumed)]
     trained(8, unbroken, optimizers[0])
     trained(5, broken, optimizers[1])
-    checkpoint.save(tmp_path, broken, optimizers[1], [Step(0.1, 2.0)] * 5)
+    save(tmp_path, broken, optimizers[1], [Step(0.1, 2.0)] * 5)
 
-    steps = checkpoint.load(checkpoint.read_newest(tmp_path), resumed, optimizers[2])
+    steps = restore(checkpoint.read_newest(tmp_path), resumed, optimizers[2])
     trained(8, resumed, optimizers[2], first=len(steps))
 
     assert steps == [Step(0.1, 2.0)] * 5
@@ -255,10 +262,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     model = tiny_model()
     optimizers = build_optimizers(model, MuonParams())
     trained(1, model, optimizers)
-    checkpoint.save(tmp_path, model, optimizers, [Step(1.0, 2.0)])
+    save(tmp_path, model, optimizers, [Step(1.0, 2.0)])
     first = [parameter.clone() for parameter in model.parameters()]
     trained(2, model, optimizers, first=1)
-    checkpoint.save(tmp_path, model, optimizers, [Step(1.0, 2.0), Step(2.0, 2.0, skipped=True)])
+    save(tmp_path, model, optimizers, [Step(1.0, 2.0), Step(2.0, 2.0, skipped=True)])
     newest = checkpoint.step_folder(tmp_path, 2)
     file = newest / "model.safetensors"
     match damage:
@@ -273,7 +280,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
         case "no manifest":
             (newest / "manifest.json").unlink()
 
-    steps = checkpoint.load(checkpoint.read_newest(tmp_path), model, optimizers)
+    steps = restore(checkpoint.read_newest(tmp_path), model, optimizers)
 
     assert steps == [Step(1.0, 2.0)]
     assert all(torch.equal(a, b) for a, b in zip(first, model.parameters(), strict=True))
@@ -282,7 +289,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     model = tiny_model()
     for steps in (1, 2, 3):
-        checkpoint.save(tmp_path, model, build_optimizers(model, MuonParams()), [Step(0.0, 0.0)] * steps)
+        save(tmp_path, model, build_optimizers(model, MuonParams()), [Step(0.0, 0.0)] * steps)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
