@@ -35,6 +35,7 @@ from stages.pretrain.model import build_config, build_model
 from stages.pretrain.optimizer import rate_factor
 from stages.pretrain.parallel import start_accelerate
 from stages.pretrain.params import PretrainParams
+from stages.pretrain.state import Share, snapshot
 from stages.pretrain.streaming import TOKENS
 from stages.pretrain.trainer import TOKENIZER, Trainer
 from stages.process import run
@@ -62,7 +63,7 @@ def ours(params: PretrainParams) -> Iterator[None]:
     while True:
         first = len(trainer.steps) * params.samples_per_step
         numbers = range(first, first + params.samples_per_step)
-        trainer.steps.append(trainer.train_step(numbers, settings().micro_batch))
+        trainer.steps.append(trainer.train_step(numbers, params.samples_per_step))
         yield
 
 
@@ -189,14 +190,18 @@ def compare() -> dict[str, list[float]]:
 
 
 def checkpoint_share(params: PretrainParams) -> tuple[float, float]:
-    """Seconds that a checkpoint holds up the training, and which share of the time that is by the default setting."""
+    """Seconds that a checkpoint takes, and which share of the time that is by the default setting.
+
+    It is written beside the training, so this is the most that it can cost.
+    """
     trainer = Trainer(params, load_mixture(), start_accelerate(params), TOKENS)
-    trainer.steps.append(trainer.train_step(range(params.samples_per_step), settings().micro_batch))
+    trainer.steps.append(trainer.train_step(range(params.samples_per_step), params.samples_per_step))
     took = []
     with tempfile.TemporaryDirectory(dir=".") as folder:
         for _ in range(5):
             begin = time.perf_counter()
-            checkpoint.save(Path(folder), trainer.model, trainer.optimizers, trainer.steps * params.steps)
+            state = snapshot(trainer.model, trainer.optimizers, trainer.steps * params.steps, Share())
+            checkpoint.save(Path(folder), state, settings().kept_checkpoints)
             took.append(time.perf_counter() - begin)
     return median(took), median(took) / settings().checkpoint_seconds
 

@@ -76,6 +76,8 @@ def _named(numbers: Sequence[int], documents: Callable[[int], list[str]]) -> str
     for number in numbers:
         ids = documents(number)
         more = f" and {len(ids) - left} more" if len(ids) > left else ""
-        parts.append(f"step {number + 1} had {', '.join(ids[:left]) or 'documents'}{more}")
+        parts.append(
+            f"step {number + 1} had {', '.join(ids[:left]) or 'documents that have no names on this machine'}{more}"
+        )
         left = max(0, left - len(ids))
     return "; ".join(parts)

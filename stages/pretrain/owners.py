@@ -11,13 +11,16 @@ from stages.tokens import TokenStream
 
 
 def documents_of(
-    numbers: Iterable[int], order: Order, streams: Mapping[str, TokenStream], folders: Mapping[str, Path], length: int
+    numbers: Iterable[int], order: Order, streams: Mapping[str, TokenStream], tokens: Path, length: int
 ) -> list[str]:
-    """The ids of the documents in the samples with these global numbers, each once, in the order of the samples."""
+    """The ids of the documents in the samples with these global numbers, each once, in the order of the samples.
+
+    `tokens` has a folder for each source.
+    """
     found: dict[str, None] = {}
     tables: dict[Path, pl.DataFrame] = {}
     for sample in map(order.sample, numbers):
-        begin, paths = sample.window * length, shard_paths(folders[sample.source], "documents")
+        begin, paths = sample.window * length, shard_paths(tokens / sample.source, "documents")
         for path, first in zip(paths, streams[sample.source].starts.tolist(), strict=False):
             if path not in tables:
                 tables[path] = read_shard(path, ["id", "first_token", "tokens"])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from stages.params import Refusal, StageParams
+from stages.pretrain.model import layers
 from stages.pretrain.params import PretrainParams
 from stages.pretrain.trackers import read_trackers
 from stages.settings import settings
@@ -57,7 +58,7 @@ def start_accelerate(params: PretrainParams) -> Accelerator:
     """Accelerate on the devices at hand, computing deterministically.
 
     Raises:
-        Refusal: if the device has no such precision, the samples of a step can't be divided evenly among the
+        Refusal: if the device has no such precision, or the samples of a step can't be divided evenly among the
             processes, or these can't be laid out.
     """
     torch.use_deterministic_algorithms(True)
@@ -121,15 +122,9 @@ def place(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     half = accelerator.mixed_precision == "bf16" and accelerator.device.type == "cuda"
     policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
     module.to(accelerator.device)
-    for part in (*_layers(module), module):  # what is around the layers goes with the whole
+    for part in (*layers(module), module):  # what is around the layers goes with the whole
         fully_shard(part, mesh=mesh[names], mp_policy=policy)
     return module
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The layers of a transformer: the longest list of modules in it."""
-    lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
-    return list(max(lists, key=len, default=[]))
 
 
 def synchronized(accelerator: Accelerator, model: nn.Module, whole: bool) -> AbstractContextManager[Any]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
-from stages.documents import source_folders
 from stages.order import Order
 from stages.pretrain import batches
 from stages.pretrain.guard import stands_out
@@ -26,7 +25,7 @@ from stages.pretrain.parallel import any_of_us, of_first, place, synchronized
 from stages.pretrain.params import PretrainParams
 from stages.pretrain.start import start_config, start_model
 from stages.pretrain.state import restore, whole_tensor
-from stages.pretrain.streaming import expect_samples, open_streams
+from stages.pretrain.streaming import TOKENS, expect_samples, open_streams
 from stages.settings import settings
 from stages.tokens import load_mask_token, load_tokenizer
 
@@ -44,8 +43,7 @@ class Trainer:
         self.vocabulary = tokenizer.get_vocab_size()
         self.mask = load_mask_token(TOKENIZER) if params.objective == "masked" else None
         self.joins = batches.joins(tokenizer) if params.whole_word else None
-        self.tokens = tokens
-        self.streams = open_streams(tokens)
+        self.tokens, self.streams = tokens, open_streams(tokens)
         self.order: Order = batches.order_of(self.streams, mixture, params)
         self.config: PretrainedConfig
         self.model: nn.Module
@@ -94,10 +92,12 @@ class Trainer:
         return each * params.samples_per_step
 
     def documents(self, step: int) -> list[str]:
-        """The ids of the documents that `step` (from 0) trains on."""
+        """The ids of the documents that `step` (from 0) trains on; none where their names aren't on this machine."""
+        if self.tokens != TOKENS:
+            return []
         first, size = step * self.params.samples_per_step, self.params.samples_per_step
         numbers = range(first, first + size)
-        return documents_of(numbers, self.order, self.streams, source_folders(self.tokens), self.params.sequence_length)
+        return documents_of(numbers, self.order, self.streams, self.tokens, self.params.sequence_length)
 
     def train_step(self, numbers: range, micro_batch: int) -> Step:
         """One optimizer step on the samples `numbers`; none if the guard says that it must be skipped."""

@@ -21,6 +21,7 @@ from stages.pretrain import checkpoint
 from stages.pretrain.history import Step
 from stages.pretrain.parallel import start_accelerate
 from stages.pretrain.params import PretrainParams
+from stages.pretrain.state import Share, snapshot, whole_weights
 from stages.pretrain.streaming import TOKENS
 from stages.pretrain.trainer import Trainer
 
@@ -53,21 +54,26 @@ def train(trainer: Trainer, until: int, micro_batch: int = 8) -> Trainer:
 
 def digest(trainer: Trainer) -> str:
     """Of all weights."""
-    tensors = checkpoint.weights(trainer.model)
+    tensors = whole_weights(trainer.model)
     return hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()
+
+
+def optimizer_state(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """A copy of it."""
+    return snapshot(trainer.model, trainer.optimizers, [], Share()).parts["optimizer"]
 
 
 @pytest.mark.parametrize("skipped", [True, False])
 def test_a_step_that_stands_out_leaves_weights_and_optimizer_as_they_were(trainer, skipped):
     after = train(trainer(tokens=256 * 1000), 2)
     expected = digest(after)
-    state = {key: value.clone() for key, value in checkpoint._optimizer_tensors(after.optimizers).items()}
+    state = optimizer_state(after)
     level = 1e-3 if skipped else 100.0
     after.steps = [Step(level * each, level * each) for each in (1, 1.1) * 64]
 
     step = after.train_step(range(16, 24), 8)
 
-    now = checkpoint._optimizer_tensors(after.optimizers)
+    now = optimizer_state(after)
     assert step.skipped is skipped
     assert (digest(after) == expected) is skipped
     assert all(torch.equal(now[key], value) for key, value in state.items()) is skipped
@@ -104,7 +110,7 @@ def test_dropout_is_the_same_after_a_resume(trainer, tmp_path):
         "optimizer": {"name": "adamw"},
     }
     unbroken, broken = train(trainer(**dropping), 4), train(trainer(**dropping), 2)
-    checkpoint.save(tmp_path, broken.model, broken.optimizers, broken.steps)
+    checkpoint.save(tmp_path, snapshot(broken.model, broken.optimizers, broken.steps, Share()), kept=1)
     torch.manual_seed(99)
 
     resumed = trainer(**dropping)

@@ -76,20 +76,21 @@ def test_a_refusal_names_only_so_many_documents():
 
 
 def test_the_documents_of_a_sample_are_those_that_own_its_tokens(tmp_path):
+    (tmp_path / "a").mkdir()
     draw, owners = np.random.default_rng(0), []
     for shard in range(3):
         lengths = draw.integers(1, 9, 6)
         ids = [f"{shard}-{number}" for number in range(6)]
         owners += [name for name, length in zip(ids, lengths, strict=True) for _ in range(length)]
-        write_tokens(tmp_path, shard, [np.zeros(length, int) for length in lengths], "uint16")
+        write_tokens(tmp_path / "a", shard, [np.zeros(length, int) for length in lengths], "uint16")
         firsts = np.cumsum(lengths) - lengths
         table = pl.DataFrame({"id": ids, "first_token": firsts, "tokens": lengths}, schema=SIDECAR_SCHEMA)
-        write_shard(tmp_path / f"documents-{shard:05d}.parquet", table)
-    write_manifest(tmp_path, {})
+        write_shard(tmp_path / f"a/documents-{shard:05d}.parquet", table)
+    write_manifest(tmp_path / "a", {})
     order = Order(0, 4, {"a": (len(owners) - 1) // 8}, {"a": 1.0})
 
     for number in range(8):
         begin = order.sample(number).window * 8
-        found = documents_of([number], order, {"a": TokenStream.open(tmp_path)}, {"a": tmp_path}, 8)
+        found = documents_of([number], order, {"a": TokenStream.open(tmp_path / "a")}, tmp_path, 8)
 
         assert found == list(dict.fromkeys(owners[begin : begin + 9]))
