@@ -20,7 +20,7 @@ from stages.pretrain.optimizer import build_optimizers, rate_factor, set_rates
 from stages.pretrain.parallel import of_first, place, synchronized
 from stages.pretrain.params import PretrainParams
 from stages.pretrain.state import restore, whole_tensor
-from stages.pretrain.streaming import expect_samples, open_streams
+from stages.pretrain.streaming import TOKENS, expect_samples, open_streams
 from stages.tokens import load_mask_token, load_tokenizer
 
 TOKENIZER = Path("models/tokenizer")
@@ -30,7 +30,7 @@ class Trainer:
     """A training: what it is made of, and what became of the steps so far."""
 
     def __init__(
-        self, params: PretrainParams, mixture: dict[str, float], accelerator: Accelerator, tokens: Path
+        self, params: PretrainParams, mixture: dict[str, float], accelerator: Accelerator, tokens: Path = TOKENS
     ) -> None:
         tokenizer, separator = load_tokenizer(TOKENIZER)
         self.params, self.accelerator = params, accelerator
