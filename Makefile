@@ -68,4 +68,4 @@ lock:  ## Resolve pyproject.toml anew into requirements.lock (needs uv). torch b
 	    $(foreach name,$(UNLOCKED),--no-emit-package $(name)) --output-file requirements.lock pyproject.toml
 
 clean:  ## Remove work in progress: checkpoints, partial downloads, logs.
-	rm -rf scratch/pretrain scratch/download logs dvc_plots
+	rm -rf scratch/pretrain scratch/trunks scratch/trackers scratch/download logs dvc_plots

@@ -36,7 +36,7 @@ class Trainer:
     """A training: what it is made of, and what became of the steps so far."""
 
     def __init__(
-        self, params: PretrainParams, mixture: dict[str, float], accelerator: Accelerator, tokens: Path
+        self, params: PretrainParams, mixture: dict[str, float], accelerator: Accelerator, tokens: Path = TOKENS
     ) -> None:
         tokenizer, separator = load_tokenizer(TOKENIZER)
         self.params, self.accelerator = params, accelerator

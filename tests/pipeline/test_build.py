@@ -207,7 +207,7 @@ def weights(project: Project) -> bytes:
 @pytest.fixture
 def untrained(copy: Project) -> Project:
     """A built project without scratch, so that pretrain begins anew."""
-    subprocess.run(["rm", "-r", copy.folder / "scratch/pretrain"], check=True)
+    subprocess.run(["rm", "-r", copy.folder / "scratch"], check=True)
     return copy
 
 
