@@ -69,7 +69,7 @@ def test_a_preset_has_the_exact_parameters_of_its_model_by_arithmetic_and_on_the
     size = vocabulary(ROOT / f"presets/{preset}.yaml", params.model, None)
 
     with torch.device("meta"):
-        model = build_model(build_config(params, size, 0), params)
+        model = build_model(build_config(params.model, size, 0), params)
 
     assert count_parameters(model) == shape_of(params.model, size).parameters == COUNTED[preset]
 
