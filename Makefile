@@ -8,7 +8,7 @@ UNLOCKED := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda
 
 IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup repro test test-long test-build check format verify bench bench-flows bench-lineage campaign lock clean
+.PHONY: help setup repro test test-long test-build check format verify bench bench-flows bench-train bench-lineage campaign lock clean
 
 help:  ## What can be made.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -53,6 +53,9 @@ bench: setup  ## This program and its peers on the same work, in turn.
 
 bench-flows: setup  ## What a flow costs beyond DVC, and what it saves.
 	python -m benchmarks.flows
+
+bench-train: setup  ## The training step beside a hand-written loop and transformers' Trainer.
+	python -m benchmarks.train
 
 bench-lineage: setup  ## How long questions take, to a million documents and a hundred builds.
 	python -m benchmarks.lineage

@@ -21,7 +21,7 @@ from lineage.steps import Plan
 from stages import order
 from stages.documents import read_manifest
 from stages.order import Order, count_windows
-from stages.params import PARAMS_FILE, Refusal, parse_params, source_names
+from stages.params import Refusal, parse_params
 from stages.pretrain.params import PretrainParams
 
 PRETRAIN, CHECKPOINTS, ORDER = "pretrain", "models/checkpoints", "stages/order.py"
@@ -40,7 +40,7 @@ def plan_of(root: Path, build: Build, folder: Path) -> Plan:
     """What `build`, whose files are laid out in `folder`, trained on.
 
     Raises:
-        Refusal: if it has no model yet, or the order of its sources isn't known any more.
+        Refusal: if it has no model yet, or its sample order isn't known any more.
     """
     stage = build.stages.get(PRETRAIN)
     if stage is None or not sources(folder, TOKENIZE):
@@ -118,21 +118,20 @@ def instructions(code: str) -> str:
 
 
 def mixture_of(build: Build, weights: Any, folder: Path) -> dict[str, float]:
-    """The share of each source, in the order in which training took them: that of params.yaml.
+    """The share of each source, by name.
 
     Raises:
-        Refusal: if params.yaml isn't that of the build any more.
+        Refusal: if the build has no mixture, or a source of it has no token shards any more.
     """
     if not isinstance(weights, Mapping):
         raise Refusal(f"{LOCK} of {build.title} has no mixture: its sample order is unknown")
-    names = [name for name in source_names(folder / PARAMS_FILE) if name in weights]
-    if set(names) != set(weights) or not set(names) <= set(sources(folder, TOKENIZE)):
+    if gone := sorted(set(weights) - set(sources(folder, TOKENIZE))):
         raise Refusal(
-            f"{PARAMS_FILE} hasn't the sources that {LOCK} of {build.title} was trained on ({', '.join(weights)}); "
+            f"{TOKENIZE} hasn't the sources that {LOCK} of {build.title} was trained on: {', '.join(gone)} is missing; "
             f"run `dvc repro`, or ask for a commit: --at HEAD"
         )
     total = sum(weights.values())
-    return {name: weights[name] / total for name in names}
+    return {name: weights[name] / total for name in sorted(weights)}
 
 
 def stream_of(folder: Path, source: str) -> list[TokenShard]:

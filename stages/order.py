@@ -3,9 +3,9 @@
     global sample number  <->  (source, epoch, window of tokens)
 
 Samples come in blocks. Each block holds the same whole number of samples of each source (its mixture
-weight, by largest remainder), in an order of its own. Within a source and epoch the windows come in a
-permutation of their own. Both permutations are keyed Feistel networks (Luby & Rackoff 1988; used so by
-Levanter), so nothing is stored: resuming is a number, the order doesn't depend on how many processes
+weight, by largest remainder): the sources by their names, and then in an order of the block's own. Within a source
+and epoch the windows come in a permutation of their own. Both permutations are keyed Feistel networks (Luby & Rackoff
+1988; used so by Levanter), so nothing is stored: resuming is a number, the order doesn't depend on how many processes
 read it, and a longer run begins as a shorter one did.
 """
 
@@ -93,12 +93,12 @@ class Order:
 
     @cached_property
     def per_block(self) -> dict[str, int]:
-        """Samples of each source in every block.
+        """Samples of each source in every block, in the order of their names.
 
         Raises:
             Refusal: if a source is too small for one window, or its share for one sample a block.
         """
-        counts = apportion(self.block_samples, self.mixture)
+        counts = apportion(self.block_samples, {name: self.mixture[name] for name in sorted(self.mixture)})
         for source, count in counts.items():
             if self.windows[source] < 1:
                 raise Refusal(

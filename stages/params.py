@@ -75,7 +75,9 @@ def source_names(path: Path = PARAMS_FILE) -> list[str]:
 
 
 def load_mixture(path: Path = PARAMS_FILE) -> dict[str, float]:
-    """The share of each source in the training tokens, in the order of the sources; they sum to 1.
+    """The share of each source in the training tokens, in the order of their names; they sum to 1.
+
+    Not in the order of params.yaml: DVC compares parameters without it, so nothing may depend on it.
 
     Raises:
         Refusal: if `mixture` doesn't give exactly the sources a positive weight.
@@ -88,7 +90,7 @@ def load_mixture(path: Path = PARAMS_FILE) -> dict[str, float]:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise Refusal(f"{path}: mixture.{name} is {weight!r}; give a positive number")
     total = sum(weights.values())
-    return {name: weights[name] / total for name in names}
+    return {name: weights[name] / total for name in sorted(names)}
 
 
 def _sentence(where: str, model: type[BaseModel], problem: Any) -> str:

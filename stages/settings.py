@@ -36,6 +36,9 @@ class Settings(StageParams):
     micro_batch: int | Literal["auto"] = Field(
         16, ge=1, description="samples that pretrain computes at once, per process; `auto`: as many as fit"
     )
+    recompute: bool = Field(
+        False, description="compute the inside of each layer twice in pretrain, to keep less memory"
+    )
     checkpoint_seconds: float = Field(
         30.0, ge=0, description="least time between the end of a checkpoint in scratch and the next"
     )

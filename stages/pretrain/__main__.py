@@ -6,10 +6,9 @@ so a resumed run is the run that it continues.
 
 import hashlib
 import json
-import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +18,12 @@ import transformers
 from torch import Tensor
 
 from stages.documents import read_manifest, source_folders, write_json
-from stages.params import Refusal, load_mixture, load_params, read_params
-from stages.pretrain import checkpoint
+from stages.params import load_mixture, load_params, read_params
+from stages.pretrain import checkpoint, guard, memory, numerics
 from stages.pretrain.averaging import average
 from stages.pretrain.card import write_card
 from stages.pretrain.curve import smooth, write_curve
 from stages.pretrain.fitting import largest_that_fits
-from stages.pretrain.history import Step
 from stages.pretrain.launch import COME_AGAIN, is_launched, launch, told
 from stages.pretrain.model import architecture, count_parameters, flops_per_token, write_base
 from stages.pretrain.parallel import any_of_each, start_accelerate
@@ -53,9 +51,11 @@ CODE = (ROOM / "pretrain", ROOM / "order.py", ROOM / "tokens.py")
 
 def main() -> None:
     """Train the base model of params.yaml, from the newest checkpoint in scratch if there is one."""
+    params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
+    numerics.pin(params)
     if settings().launch and not is_launched():
         sys.exit(launch(settings().launch))
-    params, mixture = load_params(PretrainParams, "pretrain"), load_mixture()
+    memory.keep()
     accelerator = start_accelerate(params)
     tokens = tokens_folder(settings().scratch_folder)
     sections = {name: read_params()[name] for name in ("pretrain", "mixture")}
@@ -138,7 +138,7 @@ def train(trainer: Trainer, scratch: Path, trunk: Trunk, remote: "Remote | None"
             numbers = range(first, first + params.samples_per_step)
             trainer.expect(range(numbers.stop, numbers.stop + params.samples_per_step))
             trainer.steps.append(trainer.train_step(numbers, micro_batch))
-            refuse_nan(trainer.steps)
+            guard.check(trainer.steps, params.guard, trainer.documents)
             watchdog.step_ended()
             lost = remote is not None and remote.lost
             due = saver.idle_seconds >= here.checkpoint_seconds
@@ -160,15 +160,6 @@ def train(trainer: Trainer, scratch: Path, trunk: Trunk, remote: "Remote | None"
         sys.exit(COME_AGAIN)
 
 
-def refuse_nan(steps: Sequence[Step]) -> None:
-    """Refuse to go on after a loss that is no number."""
-    if not math.isfinite(steps[-1].loss):
-        raise Refusal(
-            f"pretrain: the loss of step {len(steps) - 1} is {steps[-1].loss}; lower "
-            f"pretrain.optimizer.learning_rate or pretrain.gradient_clip in params.yaml"
-        )
-
-
 def write_outs(trainer: Trainer, scratch: Path, weights: dict[str, Tensor], tokens: Path) -> None:
     """Write the base model with its card, the published checkpoints, metrics and curve."""
     params = trainer.params
@@ -188,6 +179,7 @@ def write_outs(trainer: Trainer, scratch: Path, weights: dict[str, Tensor], toke
         "parameters": count_parameters(trainer.model),
         "tokens": seen,
         "steps": params.steps,
+        "skipped_steps": sum(step.skipped for step in trainer.steps),
         "loss": round(loss, 4),
         "flops": flops_per_token(trainer.model, trainer.config, params.sequence_length) * seen,
         "epochs": {name: round(count / trainer.order.windows[name], 4) for name, count in drawn.items()},

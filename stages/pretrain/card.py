@@ -115,7 +115,7 @@ def metadata(facts: Facts) -> dict[str, Any]:
         "pipeline_tag": "text-generation" if causal else "fill-mask",
         "license": "other",
         "license_name": "unknown",
-        "tags": [facts.params.model["model_type"], "base-model", f"{facts.params.objective}-lm", "pedigree"],
+        "tags": [facts.config["model_type"], "base-model", f"{facts.params.objective}-lm", "pedigree"],
     }
 
 
@@ -188,6 +188,7 @@ def how(facts: Facts) -> list[str]:
     falls = {
         "wsd": f"the peak is held, and falls linearly over the last {schedule.decay:.0%} of the steps",
         "cosine": "it falls as a cosine",
+        "linear": "it falls linearly",
     }
     clip = "none" if params.gradient_clip is None else f"global norm {params.gradient_clip:g}"
     rows = [
@@ -213,6 +214,7 @@ def averaging(steps: Sequence[int]) -> list[tuple[str, str]]:
 PRECISION = {
     "fp32": "32-bit floats",
     "bf16": "bf16 products, 32-bit weights",
+    "fp8": "fp8 products, the rest bf16, 32-bit weights",
     "auto": "bf16 products where the hardware has them, else 32-bit floats; which of them it was, is unknown here",
 }
 

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import convert_model_to_fp8_ao
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, GenerationConfig, PretrainedConfig
@@ -17,13 +19,13 @@ from stages.pretrain.params import PretrainParams
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def build_config(params: PretrainParams, vocabulary: int, separator: int) -> PretrainedConfig:
-    """The transformers config of `params.model`, for a tokenizer of `vocabulary` tokens.
+def build_config(described: Mapping[str, Any], vocabulary: int, separator: int) -> PretrainedConfig:
+    """The transformers config of `described` (pretrain.model), for a tokenizer of `vocabulary` tokens.
 
     Raises:
         Refusal: if the architecture or one of its fields is unknown, or the vocabulary doesn't fit.
     """
-    fields = dict(params.model)
+    fields = dict(described)
     kind = fields.pop("model_type")
     try:
         known = AutoConfig.for_model(kind).to_dict()
@@ -50,14 +52,46 @@ def build_config(params: PretrainParams, vocabulary: int, separator: int) -> Pre
 def build_model(config: PretrainedConfig, params: PretrainParams) -> nn.Module:
     """The model with its initial weights, a function of the config and the seed."""
     torch.manual_seed(params.seed)
-    auto = AutoModelForCausalLM if params.objective == "causal" else AutoModelForMaskedLM
     try:
-        model: nn.Module = auto.from_config(config)
+        model: nn.Module = auto_model(params).from_config(config)
     except Exception as error:  # whatever the architecture says of impossible sizes
         raise Refusal(
             f"params.yaml: pretrain.model can't be built: {' '.join(str(error).split())}; correct its sizes"
         ) from error
     return model
+
+
+def auto_model(params: PretrainParams) -> Any:
+    """The class by which transformers finds the model for an objective."""
+    return AutoModelForCausalLM if params.objective == "causal" else AutoModelForMaskedLM
+
+
+def prepare_layers(model: nn.Module, params: PretrainParams, recomputed: bool) -> None:
+    """Let the layers compute in fp8, keep only their inputs for the backward pass, and be compiled, as far as asked.
+
+    What isn't kept is computed again (Chen et al. 2016, arXiv:1604.06174).
+
+    Raises:
+        Refusal: if the architecture can't recompute its layers, or nothing compiles here.
+    """
+    if recomputed:
+        if not model.supports_gradient_checkpointing:
+            raise Refusal(f"PEDIGREE_RECOMPUTE is set, but {type(model).__name__} can't recompute its layers; unset it")
+        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    if params.precision == "fp8":
+        convert_model_to_fp8_ao(model)
+    if params.compile:
+        if not torch.cuda.is_available() and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise Refusal(
+                "params.yaml: pretrain.compile needs a C++ compiler, such as g++; install one, or set it to false"
+            )
+        for layer in layers(model):
+            layer.compile(dynamic=False)
+
+
+def layers(model: nn.Module) -> nn.ModuleList:
+    """The layers of `model`, as a list: the longest that it has."""
+    return max((each for each in model.modules() if isinstance(each, nn.ModuleList)), key=len)
 
 
 def count_parameters(model: nn.Module) -> int:

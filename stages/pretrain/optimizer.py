@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from stages.params import Refusal
 from stages.pretrain.params import AdamWParams, MuonParams, ScheduleParams
 from stages.pretrain.state import cut_alike, whole_tensor
 
@@ -19,9 +20,11 @@ def rate_factor(step: int, steps: int, schedule: ScheduleParams) -> float:
     """The learning rate of `step` (0 to `steps` - 1) as a share of its peak, in (0, 1]."""
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
     if schedule.shape == "cosine":
-        progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
         return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+    if schedule.shape == "linear":
+        return schedule.final + (1 - schedule.final) * (1 - progress)
     decaying = max(1, round(steps * schedule.decay))
     return max(schedule.final, min(1.0, (steps - step) / decaying))
 
@@ -82,16 +85,26 @@ class Muon(Optimizer):
 
 
 def build_optimizers(model: nn.Module, params: AdamWParams | MuonParams) -> list[Optimizer]:
-    """The optimizers that together train all of `model`; each group keeps its peak rate as "peak"."""
+    """The optimizers that together train all of `model`; each group keeps its peak rate as "peak".
+
+    Raises:
+        Refusal: if there is nothing for Muon to train.
+    """
+    embeddings = _embeddings(model)
     if isinstance(params, AdamWParams):
-        optimizers: list[Optimizer] = [_adamw(list(model.parameters()), params)]
+        optimizers: list[Optimizer] = [_adamw(list(model.parameters()), params, embeddings)]
     else:
         inner = _inner_matrices(model)
+        if not inner:
+            raise Refusal(
+                f"params.yaml: pretrain.optimizer is muon, but {type(model).__name__} has no linear layers between "
+                f"embedding and head; set it to adamw"
+            )
         chosen = {id(matrix) for matrix in inner}
         rest = [param for param in model.parameters() if id(param) not in chosen]
         optimizers = [
             Muon(inner, params.learning_rate, params.momentum, params.weight_decay),
-            _adamw(rest, params.adamw),
+            _adamw(rest, params.adamw, embeddings),
         ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -101,15 +114,21 @@ def build_optimizers(model: nn.Module, params: AdamWParams | MuonParams) -> list
 
 def _inner_matrices(model: nn.Module) -> list[Tensor]:
     """The weights of the linear layers between embedding and head: those that Muon is for."""
-    outer = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[operator]
-    excluded = {id(module.weight) for module in outer if module is not None}
+    embeddings = _embeddings(model)
     linear = (module for module in model.modules() if isinstance(module, nn.Linear))
-    return [module.weight for module in linear if id(module.weight) not in excluded]
+    return [module.weight for module in linear if id(module.weight) not in embeddings]
 
 
-def _adamw(tensors: Sequence[Tensor], params: AdamWParams) -> Optimizer:
-    decaying = [tensor for tensor in tensors if tensor.ndim >= 2]
-    others = [tensor for tensor in tensors if tensor.ndim < 2]
+def _embeddings(model: nn.Module) -> set[int]:
+    """The identities of the embedding's and the head's weights."""
+    outer = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[operator]
+    return {id(module.weight) for module in outer if module is not None}
+
+
+def _adamw(tensors: Sequence[Tensor], params: AdamWParams, embeddings: set[int]) -> Optimizer:
+    spared = set() if params.decay_embeddings else embeddings
+    decaying = [tensor for tensor in tensors if tensor.ndim >= 2 and id(tensor) not in spared]
+    others = [tensor for tensor in tensors if tensor.ndim < 2 or id(tensor) in spared]
     groups = [
         {"params": group, "weight_decay": decay}
         for group, decay in ((decaying, params.weight_decay), (others, 0.0))

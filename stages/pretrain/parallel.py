@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.parallelism_config import ParallelismConfig
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, is_torchao_available
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from stages.params import Refusal, StageParams
+from stages.pretrain.model import layers
 from stages.pretrain.params import PretrainParams
 from stages.pretrain.trackers import read_trackers
 from stages.settings import settings
@@ -57,12 +58,18 @@ def start_accelerate(params: PretrainParams) -> Accelerator:
     """Accelerate on the devices at hand, computing deterministically.
 
     Raises:
-        Refusal: if the samples of a step can't be divided evenly among the processes, or these can't be laid out.
+        Refusal: if the device has no such precision, or the samples of a step can't be divided evenly among the
+            processes, or these can't be laid out.
     """
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 6% of the time
     torch.set_num_threads(params.threads)
-    precision = {"fp32": "no", "bf16": "bf16", "auto": "bf16" if has_bf16() else "no"}[params.precision]
+    if params.precision == "fp8" and not has_fp8():
+        raise Refusal(
+            "params.yaml: pretrain.precision is fp8, which needs a GPU of compute capability 8.9 or more, and "
+            "torchao; set it to bf16"
+        )
+    precision = {"fp32": "no", "auto": "bf16" if has_bf16() else "no"}.get(params.precision, params.precision)
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=not torch.cuda.is_available(),
@@ -95,6 +102,12 @@ def has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
 
 
+def has_fp8() -> bool:
+    """Whether the GPU multiplies fp8, and Accelerate finds the library by which it does."""
+    capable = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+    return capable and bool(is_torchao_available())
+
+
 def place(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     """`module`, which has the model in it, on the device, and shared among the processes as PEDIGREE_PARALLEL says.
 
@@ -109,15 +122,9 @@ def place(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     half = accelerator.mixed_precision == "bf16" and accelerator.device.type == "cuda"
     policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
     module.to(accelerator.device)
-    for part in (*_layers(module), module):  # what is around the layers goes with the whole
+    for part in (*layers(module), module):  # what is around the layers goes with the whole
         fully_shard(part, mesh=mesh[names], mp_policy=policy)
     return module
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The layers of a transformer: the longest list of modules in it."""
-    lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
-    return list(max(lists, key=len, default=[]))
 
 
 def synchronized(accelerator: Accelerator, model: nn.Module, whole: bool) -> AbstractContextManager[Any]:

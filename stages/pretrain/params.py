@@ -15,6 +15,7 @@ class AdamWParams(StageParams):
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
     beta2: float = Field(0.95, ge=0, lt=1, description="decay of the mean of their squares")
     weight_decay: float = Field(0.1, ge=0, description="of matrices; vectors don't decay")
+    decay_embeddings: bool = Field(True, description="whether the embedding's and the head's matrices decay, too")
 
 
 class MuonParams(StageParams):
@@ -31,13 +32,33 @@ class ScheduleParams(StageParams):
     """The learning rate as a share of its peak: warm-up, then the named shape down to `final`.
 
     `wsd` holds the peak until the last `decay` of the steps, then falls linearly (Hu et al. 2024,
-    arXiv:2404.06395, section 4); `cosine` falls from the end of the warm-up on (arXiv:1608.03983).
+    arXiv:2404.06395, section 4); `cosine` (arXiv:1608.03983) and `linear` fall from the end of the warm-up on.
     """
 
-    shape: Literal["wsd", "cosine"] = Field(description="wsd: hold the peak, then fall; cosine: fall from it")
+    shape: Literal["wsd", "cosine", "linear"] = Field(description="wsd: hold the peak, then fall; others: fall from it")
     warmup_steps: int = Field(0, ge=0, description="steps of the rise to the peak")
     decay: float = Field(0.2, gt=0, le=1, description="share of the steps; wsd only")
     final: float = Field(0.0, ge=0, le=1, description="share of the peak that is left at the end")
+
+
+class GuardParams(StageParams):
+    """Which steps are skipped: those whose loss or gradient isn't finite, or stands out from the steps before.
+
+    After OLMo-core's SkipStepOptimizer, with its numbers. Before half a window of steps only what isn't finite is
+    skipped.
+    """
+
+    sigma: float = Field(6.0, gt=0, description="standard deviations above the mean that stand out")
+    window: int = Field(128, ge=4, description="steps that are looked back on")
+    most: int = Field(8, ge=0, description="steps skipped within a window; one more stops the training")
+
+
+class StartParams(StageParams):
+    """A base model whose training goes on: its config and weights, pinned."""
+
+    folder: str = Field(min_length=1, description="has config.json, model.safetensors and tokenizer.json")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of its model.safetensors")
+    config_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of its config.json")
 
 
 class PretrainParams(StageParams):
@@ -45,15 +66,22 @@ class PretrainParams(StageParams):
 
     objective: Literal["causal", "masked"] = Field("causal", description="predict the next token, or hidden ones")
     masked_share: float = Field(0.3, gt=0, lt=1, description="of the tokens; objective masked only")
-    model: dict[str, Any] = Field(description="model_type and fields of a transformers config")
+    whole_word: bool = Field(False, description="hide all tokens of a word together; objective masked only")
+    model: dict[str, Any] | None = Field(None, description="model_type and fields of a transformers config")
+    start: StartParams | None = Field(None, description="base model to go on from; instead of model")
     sequence_length: int = Field(ge=8, description="tokens of a sample")
     tokens: int = Field(ge=1, description="the budget; rounded up to whole steps")
     tokens_per_step: int = Field(ge=1, description="the global batch")
     block_samples: int = Field(256, ge=1, description="samples in which the mixture holds exactly")
     optimizer: Annotated[AdamWParams | MuonParams, Field(discriminator="name", description="by its name")]
     schedule: ScheduleParams
+    z_loss: float = Field(0.0, ge=0, description="weight of log² Z in the loss; PaLM has 0.0001")
+    document_masking: bool = Field(False, description="whether documents of one sample don't see each other")
+    guard: GuardParams | None = Field(GuardParams(), description="which steps are skipped; null: none")
     gradient_clip: float | None = Field(1.0, gt=0, description="largest global norm")
-    precision: Literal["fp32", "bf16", "auto"] = Field("fp32", description="auto: bf16 where hardware has it")
+    precision: Literal["fp32", "bf16", "fp8", "auto"] = Field("fp32", description="auto: bf16 where hardware has it")
+    numerics: Literal["fast", "portable"] = Field("fast", description="portable: the same on every x86-64 with AVX2")
+    compile: bool = Field(False, description="compile each layer, which needs a C++ compiler on a CPU")
     threads: int = Field(2, ge=1, description="of a process on CPU; fixed, as sums may depend on it")
     checkpoint_steps: int | None = Field(None, ge=1, description="publish the weights every so many steps")
     checkpoint_powers: bool = Field(False, description="publish them after steps 1, 2, 4, 8 and so on, too")
@@ -69,8 +97,14 @@ class PretrainParams(StageParams):
                 f"tokens_per_step ({self.tokens_per_step}) must be a multiple of "
                 f"sequence_length ({self.sequence_length})"
             )
-        if not isinstance(self.model.get("model_type"), str):
+        if (self.model is None) == (self.start is None):
+            raise ValueError("give either model (to begin from random weights) or start (to go on from a base model)")
+        if self.model is not None and not isinstance(self.model.get("model_type"), str):
             raise ValueError("model.model_type is missing; name a transformers architecture, such as llama")
+        if self.numerics == "portable" and (self.precision != "fp32" or self.compile):
+            raise ValueError("numerics: portable needs precision: fp32 and compile: false")
+        if self.document_masking and self.objective == "masked":
+            raise ValueError("document_masking is for objective: causal; set it to false")
         published = sum(self.publishes(step) for step in range(1, self.steps + 1)) if self.average_last else 0
         if self.average_last and published < self.average_last:
             raise ValueError(

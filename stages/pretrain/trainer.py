@@ -1,26 +1,32 @@
 """One training step: the samples of the step in, a better model out. Accelerate places the model."""
 
+import hashlib
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
 from stages.order import Order
 from stages.pretrain import batches
+from stages.pretrain.guard import stands_out
 from stages.pretrain.history import Step
-from stages.pretrain.model import build_config, build_model
+from stages.pretrain.loss import Objective
+from stages.pretrain.model import build_config, build_model, prepare_layers
 from stages.pretrain.optimizer import build_optimizers, rate_factor, set_rates
-from stages.pretrain.parallel import of_first, place, synchronized
+from stages.pretrain.owners import documents_of
+from stages.pretrain.parallel import any_of_us, of_first, place, synchronized
 from stages.pretrain.params import PretrainParams
+from stages.pretrain.start import start_config, start_model
 from stages.pretrain.state import restore, whole_tensor
 from stages.pretrain.streaming import TOKENS, expect_samples, open_streams
+from stages.settings import settings
 from stages.tokens import load_mask_token, load_tokenizer
 
 TOKENIZER = Path("models/tokenizer")
@@ -36,11 +42,21 @@ class Trainer:
         self.params, self.accelerator = params, accelerator
         self.vocabulary = tokenizer.get_vocab_size()
         self.mask = load_mask_token(TOKENIZER) if params.objective == "masked" else None
-        self.streams = open_streams(tokens)
+        self.joins = batches.joins(tokenizer) if params.whole_word else None
+        self.tokens, self.streams = tokens, open_streams(tokens)
         self.order: Order = batches.order_of(self.streams, mixture, params)
-        self.config: PretrainedConfig = build_config(params, self.vocabulary, separator)
-        self.model: nn.Module = build_model(self.config, params)
-        self.wrapped: nn.Module = place(self.model, accelerator)
+        self.config: PretrainedConfig
+        self.model: nn.Module
+        if params.start:
+            self.config = start_config(params.start, tokenizer)
+            self.model = start_model(params.start, self.config, params)
+        else:
+            self.config = build_config(params.model or {}, self.vocabulary, separator)
+            self.model = build_model(self.config, params)
+        apart = separator if params.document_masking else None
+        objective = Objective(self.model, params.z_loss, params.objective == "causal", apart)
+        prepare_layers(self.model, params, settings().recompute)
+        self.wrapped: nn.Module = place(objective, accelerator)
         self.optimizers: list[Optimizer] = build_optimizers(self.model, params.optimizer)
         self.steps: list[Step] = []
         self.waited = 0.0  # seconds for samples
@@ -53,7 +69,7 @@ class Trainer:
             inputs, targets = batches.causal(samples)
         else:
             inputs, targets = batches.masked(
-                samples, numbers, params.masked_share, self.mask, self.vocabulary, params.seed
+                samples, numbers, params.masked_share, self.mask, self.vocabulary, params.seed, self.joins
             )
         self.waited += time.perf_counter() - begin
         return inputs.to(self.accelerator.device), targets.to(self.accelerator.device)
@@ -75,29 +91,49 @@ class Trainer:
             each = batches.masked_per_sample(params.sequence_length, params.masked_share)
         return each * params.samples_per_step
 
-    def train_step(self, numbers: range, micro_batch: int) -> Step:
-        """One optimizer step on the samples `numbers`.
+    def documents(self, step: int) -> list[str]:
+        """The ids of the documents that `step` (from 0) trains on; none where their names aren't on this machine."""
+        if self.tokens != TOKENS:
+            return []
+        first, size = step * self.params.samples_per_step, self.params.samples_per_step
+        numbers = range(first, first + size)
+        return documents_of(numbers, self.order, self.streams, self.tokens, self.params.sequence_length)
 
+    def train_step(self, numbers: range, micro_batch: int) -> Step:
+        """One optimizer step on the samples `numbers`; none if the guard says that it must be skipped."""
+        params = self.params
+        set_rates(self.optimizers, rate_factor(len(self.steps), params.steps, params.schedule))
+        loss = self.accumulate(numbers, micro_batch)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), params.gradient_clip or math.inf)
+        step = Step(float(loss), float(whole_tensor(norm)))
+        step = replace(step, skipped=any_of_us(self.accelerator, stands_out(step, self.steps, params.guard)))
+        for optimizer in self.optimizers:
+            if not step.skipped:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return step
+
+    def accumulate(self, numbers: range, micro_batch: int) -> Tensor:
+        """Leave the gradient of the samples `numbers` in the model; return their loss, over all processes.
 
         The gradient is the sum over tokens divided by the step's number of targets, so that it
         doesn't depend on how the step is cut into processes and micro-batches.
         """
-        params, world = self.params, self.accelerator.num_processes
-        mine = numbers[self.accelerator.process_index :: world]
+        accelerator, world = self.accelerator, self.accelerator.num_processes
+        mine = numbers[accelerator.process_index :: world]
         parts = [mine[begin : begin + micro_batch] for begin in range(0, len(mine), micro_batch)]
-        set_rates(self.optimizers, rate_factor(len(self.steps), params.steps, params.schedule))
-        total = torch.zeros((), device=self.accelerator.device)
+        total = torch.zeros((), device=accelerator.device)
         for part in parts:
             inputs, targets = self.batch(part)
-            whole = part is parts[-1]
-            with self.accelerator.autocast(), synchronized(self.accelerator, self.wrapped, whole):
-                logits_BTV = self.wrapped(input_ids=inputs).logits
-                nats = cross_entropy(logits_BTV.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-                loss = nats / self.targets_per_step()
-                self.accelerator.backward(loss * world)  # DDP takes the mean over processes
-            total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), params.gradient_clip or math.inf)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return Step(float(self.accelerator.reduce(total, "sum")), float(whole_tensor(norm)))
+            seed_dropout(self.params.seed, part[0])
+            with accelerator.autocast(), synchronized(accelerator, self.wrapped, part is parts[-1]):
+                objective, nats = self.wrapped(inputs, targets)
+                accelerator.backward(objective / self.targets_per_step() * world)  # DDP takes the mean over processes
+            total += nats / self.targets_per_step()
+        reduced: Tensor = accelerator.reduce(total, "sum")
+        return reduced
+
+
+def seed_dropout(seed: int, number: int) -> None:
+    """Let what is dropped from the samples from `number` on depend on nothing else, so that a resumed run drops it."""
+    torch.manual_seed(int.from_bytes(hashlib.blake2b(f"{seed} {number}".encode(), digest_size=7).digest()))

@@ -1,11 +1,12 @@
 from collections import Counter
 
 import pytest
+import yaml
 
 from stages.order import Order, Sample, apportion, count_windows, permute, unpermute
-from stages.params import Refusal
+from stages.params import Refusal, load_mixture
 
-FIRST = [Sample("web", 0, 35), Sample("code", 0, 23), Sample("code", 0, 33)]
+FIRST = [Sample("code", 0, 17), Sample("web", 0, 17), Sample("web", 0, 65)]
 ORDER = Order(seed=1, block_samples=64, windows={"web": 100, "code": 37}, mixture={"web": 0.7, "code": 0.3})
 
 
@@ -72,6 +73,30 @@ def test_the_samples_drawn_of_each_source_are_counted(total):
 def test_the_order_is_what_it_has_always_been():
     # A change here would make every model another one, and break each way back to a document.
     assert [ORDER.sample(number) for number in range(3)] == FIRST
+
+
+def test_the_order_in_which_the_sources_are_named_changes_nothing():
+    turned = Order(
+        ORDER.seed, ORDER.block_samples, dict(reversed(ORDER.windows.items())), dict(reversed(ORDER.mixture.items()))
+    )
+
+    assert [turned.sample(number) for number in range(200)] == [ORDER.sample(number) for number in range(200)]
+
+
+@pytest.mark.parametrize("names", [("web", "code", "books"), ("books", "web", "code")])
+def test_the_mixture_is_read_in_the_order_of_the_names(tmp_path, names):
+    params = tmp_path / "params.yaml"
+    params.write_text(
+        yaml.safe_dump({"sources": dict.fromkeys(names), "mixture": dict.fromkeys(names, 1)}, sort_keys=False)
+    )
+
+    assert list(load_mixture(params)) == ["books", "code", "web"]
+
+
+def test_equal_remainders_go_to_the_first_by_name():
+    order = Order(0, 3, {"b": 5, "a": 5}, {"b": 0.5, "a": 0.5})
+
+    assert order.per_block == {"a": 2, "b": 1}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -56,6 +57,10 @@ def tiny_model(seed: int = 0) -> nn.Module:
         ({"shape": "cosine", "warmup_steps": 0}, 0, 1.0),
         ({"shape": "cosine", "warmup_steps": 0}, 50, 0.5),
         ({"shape": "cosine", "warmup_steps": 0, "final": 0.2}, 50, 0.6),
+        ({"shape": "linear", "warmup_steps": 20}, 9, 0.5),
+        ({"shape": "linear", "warmup_steps": 20}, 20, 1.0),
+        ({"shape": "linear", "warmup_steps": 20}, 60, 0.5),
+        ({"shape": "linear", "warmup_steps": 20, "final": 0.5}, 60, 0.75),
     ],
 )
 def test_the_learning_rate_is_a_function_of_the_step(schedule, step, factor):
@@ -128,6 +133,18 @@ def test_vectors_dont_decay():
     }
 
 
+def test_embeddings_decay_unless_they_are_spared():
+    model = tiny_model()
+    embedding = id(model.get_input_embeddings().weight)
+
+    for spared in (False, True):
+        groups = build_optimizers(model, AdamWParams(decay_embeddings=not spared))[0].param_groups
+
+        assert [group["weight_decay"] for group in groups if embedding in map(id, group["params"])] == [
+            0.0 if spared else 0.1
+        ]
+
+
 def stream(length: int) -> TokenStream:
     return TokenStream((np.arange(length),), np.array([0, length]))
 
@@ -169,6 +186,43 @@ def test_masking_depends_on_the_number_of_the_sample_alone():
     second, _ = batches.masked(samples[1:], [8], 0.3, 999, 400, 0)
 
     assert torch.equal(both[1:], second)
+
+
+def words_tokenizer() -> Tokenizer:
+    vocabulary = {text: place for place, text in enumerate(["<|end|>", "Ġri", "ver", ",", "Ċ", "Ġa", "1", "é", "Ã"])}
+    del vocabulary["é"]
+    vocabulary["Ã©"] = 7
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.add_special_tokens(["<|end|>"])
+    return tokenizer
+
+
+def test_words_begin_where_the_tokenizer_has_a_space_or_no_letter():
+    joins = batches.joins(words_tokenizer())
+
+    words = batches.words_of(np.array([1, 2, 3, 2, 1, 2, 2, 4, 0, 2, 5, 6, 7]), joins)
+    # " river" "," "ver" " riverver" "\n" end "ver" " a1é"
+    assert words.tolist() == [0, 0, 1, 2, 3, 3, 3, 4, 5, 6, 7, 7, 7]
+
+
+def test_whole_words_are_hidden_and_their_number_of_tokens_stays_the_same():
+    joins = batches.joins(words_tokenizer())
+    draw = np.random.default_rng(0)
+    samples = torch.from_numpy(draw.choice([1, 2, 2, 3], (20, 101)))
+
+    _, targets = batches.masked(samples, range(20), 0.3, 8, 9, 0, joins)
+
+    asked = (targets != batches.IGNORED).numpy()
+    assert asked.sum(axis=1).tolist() == [30] * 20
+    for tokens, hidden in zip(samples[:, :-1].numpy(), asked, strict=True):
+        words = batches.words_of(tokens, joins)
+        share = np.bincount(words, hidden) / np.bincount(words)
+        assert np.sum((share > 0) & (share < 1)) <= 1  # the last word may be cut
+
+
+def test_a_tokenizer_without_bytes_has_no_whole_words():
+    with pytest.raises(Refusal, match="whole_word needs a byte-level tokenizer"):
+        batches.joins(Tokenizer(models.WordPiece({"▁the": 0}, unk_token="▁the")))
 
 
 def trained(steps: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], first: int = 0) -> None:
@@ -264,7 +318,7 @@ def test_a_model_that_cant_be_is_refused(change, sentence):
     params = parse_params(PretrainParams, {**VALUES, **change}, "pretrain")
 
     with pytest.raises(Refusal, match=sentence):
-        build_model(build_config(params, vocabulary=50, separator=0), params)
+        build_model(build_config(params.model, vocabulary=50, separator=0), params)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +329,11 @@ def test_a_model_that_cant_be_is_refused(change, sentence):
         ({"optimizer": {"name": "muon", "learning_rte": 1}}, "learning_rte is not a parameter"),
         ({"model": {}}, "model.model_type is missing"),
         ({"precision": "fp64"}, r"pretrain\.precision is 'fp64'"),
+        ({"model": None}, "give either model"),
+        ({"start": {"folder": "x", "sha256": "0" * 64, "config_sha256": "0" * 64}}, "give either model"),
+        ({"numerics": "portable", "precision": "bf16"}, "needs precision: fp32"),
+        ({"objective": "masked", "document_masking": True}, "document_masking is for objective: causal"),
+        ({"guard": {"most": -1}}, r"pretrain\.guard\.most is -1"),
         ({"schedule": {"shape": "wsd", "decay": 2}}, r"pretrain\.schedule\.decay is 2"),
     ],
 )
@@ -297,7 +356,7 @@ def test_architectures_are_built_by_their_config(kind):
         PretrainParams, {**VALUES, "model": {**model, "intermediate_size": 32}, "objective": objective}, "pretrain"
     )
 
-    built = build_model(build_config(params, vocabulary=60, separator=0), params)
+    built = build_model(build_config(params.model, vocabulary=60, separator=0), params)
 
     assert built(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits.shape == (1, 4, 60)
 
