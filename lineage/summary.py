@@ -151,6 +151,10 @@ def show(summary: Summary, console: Console) -> None:
         console.print(_model(summary.pretrain))
     if summary.evaluate:
         console.print(_bits_per_byte(summary.evaluate))
+        if summary.evaluate.get("tasks"):
+            console.print(_tasks(summary.evaluate))
+        if summary.evaluate.get("probe"):
+            console.print(_probe(summary.evaluate["probe"]))
     # Greedy ones end in a loop soon; they are in models/samples.json.
     for sample in [each for each in summary.samples if each["temperature"]] or summary.samples:
         console.print(f"\nSample: {plain(sample['prompt'])!r} at temperature {sample['temperature']}", style="bold")
@@ -237,6 +241,34 @@ def _bits_per_byte(metrics: dict[str, Any]) -> Table:
         model, *others = (_bits(values.get(name)) for name in names)
         table.add_row(title, model, _interval(bounds), *others)
     return table
+
+
+def _tasks(metrics: dict[str, Any]) -> Table:
+    table = Table(title="\nTasks (0 above guessing is guessing)", title_justify="left", title_style="bold")
+    for column in ("task", "items", "score", "95% interval", "above guessing", "clean", "contaminated"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, task in metrics["tasks"].items():
+        fates = metrics.get("contamination", {}).get(name, {})
+        apart = (_of_items(fates.get(fate, {})) for fate in ("clean", "contaminated"))
+        score = (f"{task['n']:,}", _bits(task["value"]), _interval(task), _bits(task.get("centred")))
+        table.add_row(plain(name), *score, *apart)
+    if mean := metrics.get("task_mean"):
+        table.add_section()
+        table.add_row("mean", "", "", "", _bits(mean["value"]), "", "")
+    return table
+
+
+def _of_items(score: dict[str, Any]) -> str:
+    return f"{score['value']:.3f} of {score['n']:,}" if "value" in score else UNKNOWN
+
+
+def _probe(probe: dict[str, Any]) -> str:
+    last = {name: each["accuracy"][-1] for name, each in probe["models"].items()}
+    base, untrained = last.get("base"), last.get("untrained")
+    return (
+        f"\nProbe: after {probe['steps'][-1]} steps of fine-tuning, {_bits(base)} of {probe['n']:,} texts are labelled "
+        f"right; an untrained twin comes to {_bits(untrained)}"
+    )
 
 
 def _bits(value: float | None) -> str:

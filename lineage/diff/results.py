@@ -67,6 +67,8 @@ def metrics_of(shelf: Objects, build: Build) -> dict[str, Metric]:
     for source, values in evaluation.get("sources", {}).items():
         bounds = intervals.get("sources", {}).get(source)
         metrics[f"bits per byte of {source}"] = values.get("model"), _interval(bounds)
+    for name, task in evaluation.get("tasks", {}).items():
+        metrics[f"task {name}"] = task.get("value"), _interval(task)
     return metrics | {name: (training[name], None) for name in COUNTS if name in training}
 
 

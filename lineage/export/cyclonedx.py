@@ -95,7 +95,7 @@ def card(facts: Facts) -> dict[str, Any]:
 
 
 def scores(evaluate: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """Bits per byte in all and on each source, with their intervals; nothing if it wasn't evaluated."""
+    """Bits per byte in all and on each source, and the tasks, with intervals; nothing if it wasn't evaluated."""
     sure = evaluate.get("intervals") or {}
     parts = {"all sources": (evaluate.get("bits_per_byte"), sure.get("all"))}
     for name, values in (evaluate.get("sources") or {}).items():
@@ -103,13 +103,20 @@ def scores(evaluate: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     for part, (values, interval) in parts.items():
         if values and "model" in values:
             yield score(part, values["model"], interval)
+    for name, task in (evaluate.get("tasks") or {}).items():
+        yield score(f"task {name}", task["value"], task, "score of a task")
 
 
-def score(part: str, value: float, interval: Mapping[str, float] | None) -> dict[str, Any]:
-    """One score, of the held-out text of `part`."""
+def score(
+    part: str,
+    value: float,
+    interval: Mapping[str, float] | None,
+    kind: str = "bits per byte on held-out text (less is better)",
+) -> dict[str, Any]:
+    """One score, of what `part` names."""
     bounds = {"lowerBound": str(interval["low"]), "upperBound": str(interval["high"])} if interval else None
     known = {"confidenceInterval": bounds} if bounds else {}
-    return {"type": "bits per byte on held-out text (less is better)", "value": str(value), "slice": part, **known}
+    return {"type": kind, "value": str(value), "slice": part, **known}
 
 
 def of_source(source: Source) -> dict[str, Any]:

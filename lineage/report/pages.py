@@ -87,6 +87,7 @@ def render(root: Path, build: Build, layout: Layout) -> dict[str, str]:
         "samples": _list(layout.folder / "models/samples.json"),
         "pretrain": _object(layout.folder / "metrics/pretrain.json"),
         "evaluation": _evaluation(_object(layout.folder / "metrics/evaluate.json")),
+        "tasks": _tasks(_object(layout.folder / "metrics/evaluate.json")),
         "mixture": _mixture(params, censuses, _object(layout.folder / "metrics/pretrain.json")),
         "checkpoints": _checkpoints(layout.folder / "plots/checkpoints.csv"),
         "licenses": _shares(censuses, "licenses"),
@@ -220,6 +221,12 @@ def _evaluation(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, floa
     intervals = sure.get("sources") or {}
     rows = [(name, scores, intervals.get(name)) for name, scores in sources.items()]
     return [("all sources", total, sure.get("all")), *rows] if total else []
+
+
+def _tasks(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """A row for each task: its name, its score, and the scores on clean and contaminated items."""
+    fates = metrics.get("contamination") or {}
+    return [(name, score, fates.get(name, {})) for name, score in (metrics.get("tasks") or {}).items()]
 
 
 def _shares(censuses: Sequence[Census], what: str) -> list[dict[str, Any]]:

@@ -93,6 +93,31 @@ def test_model_references_and_places_are_shown(build):
     assert "models/base" not in page  # it isn't there
 
 
+def test_tasks_and_the_probe_are_shown_if_there_are_any(build):
+    assert "Tasks" not in shown(build)
+    metrics = json.loads((build / "metrics/evaluate.json").read_text())
+    task = {"n": 1000, "value": 0.75, "low": 0.7, "high": 0.8, "centred": 0.5}
+    metrics |= {
+        "tasks": {"copa": task, HOSTILE: {"n": 9, "value": 2.5, "low": 2.4, "high": 2.6, "lower_is_better": True}},
+        "task_mean": {"value": 0.5},
+        "contamination": {"copa": {"clean": {"n": 990, "value": 0.749}, "contaminated": {"n": 0}}},
+        "probe": {
+            "n": 20,
+            "steps": [4, 8],
+            "models": {n: {"accuracy": [0.5, a]} for n, a in (("base", 0.9), ("untrained", 0.6))},
+        },
+    }
+    write(build / "metrics/evaluate.json", metrics)
+
+    page = shown(build)
+
+    assert cells(page, "copa") == ["copa", "1,000", "0.750", "0.700 to 0.800", "0.500", "0.749 of 990", "–"]
+    assert (
+        "after 8 steps of fine-tuning, 0.900 of 20 texts are labelled right; an untrained twin comes to 0.600" in page
+    )
+    assert not {"\x1b", "\x07", "\u202e"} & set(page)
+
+
 def test_hostile_text_is_shown_as_text(build):
     page = shown(build)
 

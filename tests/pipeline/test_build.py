@@ -271,8 +271,12 @@ def test_a_masked_model_is_trained_and_scored(copy):
 
     copy.repro()
 
-    scores = copy.json("metrics/evaluate.json")["bits_per_byte"]
+    metrics = copy.json("metrics/evaluate.json")
+    scores, masked = metrics["bits_per_byte"], metrics["masked"]
     assert scores["model"] < scores["untrained"]
+    assert masked["tokens"] == sum(each["tokens"] for each in masked["sources"].values())
+    assert 1 < masked["pseudo_perplexity"] < 400  # tokens in the vocabulary
+    assert 0 < masked["accuracy"] < 1
     assert "BertForMaskedLM" in (copy.folder / "models/base/config.json").read_text(encoding="utf-8")
 
 

@@ -34,9 +34,19 @@ def asked(copy):
     """A built project that has tasks and a probe in its parameters, not evaluated again yet."""
     words = training_sentence(copy).split()
     ends = [{"context": " ".join(words[:-1]), "continuation": words[-1]}]
-    ends += [{"context": f"Nobody in this corpus ever wrote that {word} of zinc, nor will", "continuation": "be"} for word in words[:4]]  # fmt: skip
-    pairs = [{"sentence_good": f"The {word} had to be old.", "sentence_bad": f"The had {word} to old be."} for word in words[:6]]  # fmt: skip
-    labels = [{"text": f"{'def' if number % 2 else 'The'} {word}", "label": number % 2} for number in range(4) for word in words]  # fmt: skip
+    for word in words[:4]:
+        ends.append(
+            {"context": f"Nobody in this corpus ever wrote that {word} of zinc, nor will", "continuation": "be"}
+        )
+    pairs = [
+        {"sentence_good": f"The {word} had to be old.", "sentence_bad": f"The had {word} to old be."}
+        for word in words[:6]
+    ]
+    labels = [
+        {"text": f"{'def' if number % 2 else 'The'} {word}", "label": number % 2}
+        for number in range(4)
+        for word in words
+    ]
     copy.set(
         "evaluate.tasks",
         [
@@ -73,7 +83,7 @@ def test_tasks_are_scored_and_read_by_all_who_read_an_evaluation(built, asked):
     assert metrics["tasks"]["pairs"]["value"] > 0.5
     assert list(metrics["probe"]["models"]) == ["base", "step-00000020", "step-00000040", "untrained"]
     assert metrics["probe"]["models"]["base"] == metrics["probe"]["models"]["step-00000040"]
-    rows = list(csv.DictReader((asked.folder / "plots/checkpoints.csv").open()))
+    rows = list(csv.DictReader((asked.folder / "plots/checkpoints.csv").read_text().splitlines()))
     assert list(rows[0]) == ["step", "bits_per_byte", "task_mean", "ends", "pairs"]
     assert float(rows[1]["pairs"]) == metrics["tasks"]["pairs"]["checkpoints"]["40"]["value"]
     evaluation = read_evaluation(metrics, pl.read_parquet(asked.folder / "metrics/held_out.parquet"))
