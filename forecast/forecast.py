@@ -7,8 +7,9 @@ import numpy as np
 
 from forecast.law import Law, Points, fit, refit
 from forecast.runs import Run
+from stages.params import Refusal
 
-RESAMPLES = 1000
+RESAMPLES = 300
 COVERAGE = 95  # percent of the resamples
 
 
@@ -61,6 +62,7 @@ def points_of(runs: Sequence[Run]) -> Points:
 def foreseen(runs: Sequence[Run], largest: Run) -> float | None:
     """What the runs of smaller models would have said of `largest`: a test that needs no larger run."""
     smaller = [run for run in runs if run.parameters < largest.parameters]
-    if len({run.parameters for run in smaller}) < 3 or len(smaller) < 6:
+    try:
+        return fit(points_of(smaller))[0].loss(largest.parameters, largest.tokens)
+    except Refusal:
         return None
-    return fit(points_of(smaller))[0].loss(largest.parameters, largest.tokens)

@@ -20,6 +20,7 @@ from stages.params import Refusal
 DELTA = 1e-3  # beyond this error in log L, a run pulls no harder
 SCALE = 1e3  # of the objective, so that the optimiser's tolerances are small beside it
 TERMS = 5  # unknowns; fewer runs don't determine them
+LEVELS = 3  # sizes and budgets at least: two of them leave an exponent and E open
 Floats = NDArray[np.float64]
 
 
@@ -72,12 +73,13 @@ def fit(points: Points) -> tuple[Law, Floats]:
     """The law that fits `points` best, and its unknowns, from which to fit a part of them.
 
     Raises:
-        Refusal: if there are too few, or all of one size or one budget.
+        Refusal: if there are too few, or of too few sizes or budgets.
     """
-    if len(points.losses) <= TERMS or not points.parameters.any() or not points.tokens.any():
+    count, sizes, budgets = (len(each) for each in (points.losses, set(points.parameters), set(points.tokens)))
+    if count <= TERMS or sizes < LEVELS or budgets < LEVELS:
         raise Refusal(
-            f"{len(points.losses)} runs don't determine a law of {TERMS} unknowns; it takes more, of several sizes "
-            f"and budgets (ladder/params.yaml)"
+            f"{count} runs of {sizes} sizes and {budgets} budgets don't determine a law of {TERMS} unknowns; train "
+            f"more, of at least {LEVELS} sizes and {LEVELS} budgets (ladder/params.yaml)"
         )
     found = min((_minimize(points, start) for start in starts(points)), key=lambda each: each[1])
     return points.law(found[0]), found[0]
@@ -93,7 +95,7 @@ def starts(points: Points) -> list[Floats]:
 def _minimize(points: Points, start: Floats) -> tuple[Floats, float]:
     """Unknowns at a minimum, and the objective there."""
     bounds = [(None, None)] * 3 + [(0.0, 5.0)] * 2
-    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-13, "gtol": 1e-9}
+    options = {"maxiter": 1000, "maxfun": 2000, "ftol": 1e-13, "gtol": 1e-9}
     done = minimize(objective, start, (points,), method="L-BFGS-B", jac=True, bounds=bounds, options=options)
     return done.x, float(done.fun)
 

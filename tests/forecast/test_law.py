@@ -73,8 +73,10 @@ def test_the_objective_is_a_sum_of_huber_losses_worked_by_hand():
     assert large == pytest.approx(2 * DELTA * (errors[1] - DELTA / 2))
 
 
-@pytest.mark.parametrize("rows", [GRID[:5], [(2e5, 1e6 * each) for each in range(1, 9)]])
-def test_too_few_runs_or_one_size_only_are_refused(rows):
+@pytest.mark.parametrize(
+    "rows", [GRID[:5], [(2e5, 1e6 * each) for each in range(1, 9)], [(each, d) for each in SIZES for d in BUDGETS[:2]]]
+)
+def test_too_few_runs_or_sizes_or_budgets_are_refused(rows):
     with pytest.raises(Refusal, match="don't determine a law"):
         fit(Points.of([size for size, _ in rows], [budget for _, budget in rows], [3.0] * len(rows)))
 

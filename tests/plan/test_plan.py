@@ -149,11 +149,15 @@ def test_drawn_tokens_and_epochs_are_those_that_the_trainer_reports(built, monke
 
 
 def test_what_isn_t_counted_is_unknown():
-    found = portions(params_of({"model_type": "llama"}), {"stories": 0.75, "scripts": 0.25}, root=None)
+    params = params_of({"model_type": "llama"}, tokens=2560 * 32)
 
+    found = portions(params, {"stories": 2 / 3, "scripts": 1 / 3}, root=None)
+
+    # 171 and 85 samples of each block of 256, ten times.
     assert [(each.drawn_tokens, each.documents, each.tokens, each.epochs) for each in found] == [
-        (2400, None, None, None), (800, None, None, None),
-    ]  # fmt: skip
+        (1710 * 32, None, None, None),
+        (850 * 32, None, None, None),
+    ]
 
 
 def test_days_follow_from_peak_and_utilisation():
