@@ -34,10 +34,8 @@ def asked(copy):
     """A built project that has tasks and a probe in its parameters, not evaluated again yet."""
     words = training_sentence(copy).split()
     ends = [{"context": " ".join(words[:-1]), "continuation": words[-1]}]
-    for word in words[:4]:
-        ends.append(
-            {"context": f"Nobody in this corpus ever wrote that {word} of zinc, nor will", "continuation": "be"}
-        )
+    clean = "Nobody in this corpus ever wrote that {} of zinc, nor will"
+    ends += [{"context": clean.format(word), "continuation": "be"} for word in words[:4]]
     pairs = [
         {"sentence_good": f"The {word} had to be old.", "sentence_bad": f"The had {word} to old be."}
         for word in words[:6]
