@@ -43,7 +43,7 @@ from stages.settings import settings
 from stages.tokens import load_tokenizer
 
 ROUNDS = 15
-TURN = 5  # steps of a side before it is another's turn
+TURN = 4  # steps of a side before it is another's turn
 WARM_UP = 8  # steps
 STARTS = 3
 RATE, BETAS, DECAY = 3e-3, (0.9, 0.95), 0.1
@@ -180,7 +180,9 @@ def compare() -> dict[str, list[float]]:
     for number in range(ROUNDS + 1):
         for side, process in sides.items():
             print(file=process.stdin, flush=True)
-            answer = next(line for line in process.stdout or () if line[0].isdigit())
+            answer = next((line for line in process.stdout or () if line[0].isdigit()), None)
+            if answer is None:
+                raise RuntimeError(f"{side} ended with {process.wait()}; run it alone (--side {side}) to see why")
             if number:  # the first turn waits for the start of all
                 took[side].append(float(answer))
     for process in sides.values():
