@@ -49,7 +49,7 @@ def test_one_run_that_went_wrong_hardly_moves_the_law():
 
     law, _ = fit(points)
 
-    assert law.loss(3e7, 6e8) == pytest.approx(KNOWN.loss(3e7, 6e8), rel=0.01)
+    assert law.loss(3e7, 6e8) == pytest.approx(KNOWN.loss(3e7, 6e8), rel=1e-3)
 
 
 def test_the_gradient_is_that_of_the_objective():
@@ -74,7 +74,12 @@ def test_the_objective_is_a_sum_of_huber_losses_worked_by_hand():
 
 
 @pytest.mark.parametrize(
-    "rows", [GRID[:5], [(2e5, 1e6 * each) for each in range(1, 9)], [(each, d) for each in SIZES for d in BUDGETS[:2]]]
+    "rows",
+    [
+        [*GRID[:1], *GRID[5:6], *GRID[10:11], *GRID[13:15]],
+        [(2e5, 1e6 * each) for each in range(1, 9)],
+        [(each, d) for each in SIZES for d in BUDGETS[:2]],
+    ],
 )
 def test_too_few_runs_or_sizes_or_budgets_are_refused(rows):
     with pytest.raises(Refusal, match="don't determine a law"):
