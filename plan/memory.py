@@ -7,7 +7,8 @@ from stages.pretrain.params import MuonParams, PretrainParams
 
 FULL_BYTES, HALF_BYTES = 4, 2  # of a number in fp32, in bf16
 GATHERED = 2  # layers whose gathered weights are held: one computes, the next arrives
-LOGIT_BYTES = 12  # of a logit: itself, its log-softmax in fp32, and the gradients of both
+LOGIT_BYTES = 12  # of a logit: itself, in fp32, and its gradient
+LOGIT_ROWS = 1024  # positions whose logits are there at once: ROWS of stages/pretrain/loss.py
 OUTSIDE = 14  # bytes kept for each number of the width by embedding and last norm
 
 
@@ -73,7 +74,7 @@ def memory_by_part(shape: Shape, params: PretrainParams, layout: Layout) -> dict
         "optimizer states": optimizer_bytes(shape, params) / parts,
         "copies for computing": copies(shape, layout, narrow),
         "activations": tokens * activations(shape, layout, narrow),
-        "logits": tokens * shape.vocabulary * LOGIT_BYTES,
+        "logits": min(tokens, LOGIT_ROWS) * shape.vocabulary * LOGIT_BYTES,
     }
 
 
