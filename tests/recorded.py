@@ -17,7 +17,7 @@ STEPS, SAMPLES, LENGTH = 80, 32, 32
 DATA = ("download", "extract", "filter")
 
 # The stages one after another in one process, which spares their imports; then pretrain, with what torch's embedding
-# and its loss are called with written down.
+# and the loss are called with written down.
 RECORD = """
 import runpy, sys
 import numpy as np
@@ -30,18 +30,20 @@ for each in STAGES:
     stage(*each)
 
 import torch
+from stages.pretrain import loss
 inputs, targets = [], []
-embed, nats = torch.nn.Embedding.forward, torch.nn.functional.cross_entropy
+embed, nats = torch.nn.Embedding.forward, loss.chunked_nats
 
 def forward(self, ids):
-    inputs.append(ids.numpy().copy())
+    if torch.is_grad_enabled():  # else the architecture is only looked at
+        inputs.append(ids.numpy().copy())
     return embed(self, ids)
 
-def cross_entropy(logits, asked, **rest):
+def chunked_nats(hidden, weight, asked, z_loss):
     targets.append(asked.numpy().copy())
-    return nats(logits, asked, **rest)
+    return nats(hidden, weight, asked, z_loss)
 
-torch.nn.Embedding.forward, torch.nn.functional.cross_entropy = forward, cross_entropy
+torch.nn.Embedding.forward, loss.chunked_nats = forward, chunked_nats
 stage("pretrain")
 np.savez("recorded.npz", inputs=np.stack(inputs), targets=np.stack(targets))
 """
