@@ -73,6 +73,10 @@ def main() -> None:
         weights = whole_weights(trainer.model, accelerator.is_main_process)
         if accelerator.is_main_process:
             write_outs(trainer, scratch, weights, tokens)
+    # DDP's reducer goes before the group of processes: as the last that holds it, it would wait for a thread of the
+    # group while that waits for Python.
+    del trainer
+    accelerator.free_memory()
     accelerator.end_training()
 
 
