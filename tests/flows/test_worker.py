@@ -21,7 +21,7 @@ from flows.lifetime import reaper
 from flows.lifetime.lease import STATE, dead_runs
 
 # DVC 3.67 reads the graph through a deprecated property of pygtrie's.
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")]
 
 PROJECT = Path(__file__).parents[2]
 

@@ -61,6 +61,7 @@ def test_a_run_depends_on_all_code_that_it_runs():
     assert {each for each in deps if each.endswith(".py")} == code
 
 
+@pytest.mark.long
 def test_a_ladder_is_cached_and_a_build_knows_nothing_of_it(ladder):
     first = ladder.run("dvc", "--cd", "ladder", "repro")
     again = ladder.run("dvc", "--cd", "ladder", "repro")
