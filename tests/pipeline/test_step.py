@@ -128,7 +128,7 @@ def test_a_compiler_that_isnt_there_is_named(trainer, monkeypatch, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler: apt-get install g++")
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own, in its compiler
+@pytest.mark.filterwarnings("default")  # torch's compiler has warnings of its own
 def test_compiled_layers_give_the_same_loss_but_for_rounding_and_the_same_bits_each_time(trainer):
     eager, compiled, again = (train(trainer(compile=each), 3) for each in (False, True, True))
 
