@@ -81,7 +81,9 @@ def moved(shelf: Objects, old: tuple[Build, str] | None, new: tuple[Build, str] 
     both = before.join(after, on=key, how="full", suffix="_new", coalesce=True)
     for name in ("fate", "fate_new"):
         both = both.with_columns(pl.col(name).fill_null(ABSENT))
-    table = both.filter(pl.col("fate") != pl.col("fate_new")).collect()
+    # Tokens are asked for last, of the documents that moved: most of all don't.
+    table = _with_tokens(both.filter(pl.col("fate") != pl.col("fate_new")).collect(), first, "id", "tokens")
+    table = _with_tokens(table, second, "id" if key == "id" else "id_new", "tokens_new")
     named = new or old
     assert named
     ways = table.group_by("fate", "fate_new", maintain_order=True)
@@ -140,11 +142,11 @@ def _without_equal_shards(old: _Side, new: _Side) -> Iterator[_Side]:
 
 
 def _ledger(side: _Side | None) -> pl.LazyFrame:
-    """id, origin, fate, the numbers behind it, and how many tokens the document has."""
+    """id, origin, fate, and the numbers behind it."""
     schema = dict.fromkeys(("id", "origin", "fate", "rule", "duplicate_of"), pl.String)
     floats = dict.fromkeys(("value", "threshold", "similarity"), pl.Float64)
     if side is None or not side.decisions:
-        return pl.LazyFrame(schema={**schema, **floats, "tokens": pl.Int64})
+        return pl.LazyFrame(schema={**schema, **floats})
     decisions = pl.scan_parquet(side.decisions)
     if lacking := set(_COLUMNS) - set(decisions.collect_schema().names()):
         where = "/".join(side.decisions[0].parts[-4:-1])
@@ -152,7 +154,13 @@ def _ledger(side: _Side | None) -> pl.LazyFrame:
     fate = pl.when("keep").then(
         pl.when(pl.col("split") == "held_out").then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAINED))
     )
-    ledger = decisions.select(*(name for name in schema if name != "fate"), *floats, fate=fate.otherwise("rule"))
-    if not side.sidecars:
-        return ledger.with_columns(tokens=pl.lit(None, pl.Int64))
-    return ledger.join(pl.scan_parquet(side.sidecars).select("id", "tokens"), on="id", how="left")
+    return decisions.select(*(name for name in schema if name != "fate"), *floats, fate=fate.otherwise("rule"))
+
+
+def _with_tokens(table: pl.DataFrame, side: _Side | None, id: str, name: str) -> pl.DataFrame:
+    """`table` with a column `name`: how many tokens the documents in its column `id` have on this `side`."""
+    if side is None or not side.sidecars:
+        return table.with_columns(pl.lit(None, pl.Int64).alias(name))
+    sidecars = pl.scan_parquet(side.sidecars).select(pl.col("id").alias(id), pl.col("tokens").alias(name))
+    found = sidecars.join(table.lazy().select(id), on=id, how="semi").collect()
+    return table.join(found, on=id, how="left", maintain_order="left")
