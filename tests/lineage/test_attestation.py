@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from damage import flip
 from google.protobuf.json_format import ParseDict
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
@@ -72,14 +73,6 @@ def rewrite(root: Path, stage: str, change) -> None:
     (root / record.path).unlink()
     data = canonical(statement)
     (root / content_path(stage, data)).write_bytes(data)
-
-
-def flip(path: Path, offset: int = -1) -> None:
-    """Change one bit."""
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.unlink()  # it may be a link into the cache
-    path.write_bytes(data)
 
 
 def test_every_record_is_what_in_toto_and_slsa_say(attested):

@@ -4,12 +4,14 @@ import json
 import shutil
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import yaml
+from damage import flip
 from tiny import Project
 
 from lineage.attestation.digests import md5_files, md5_of
@@ -156,15 +158,6 @@ def flip_decision(path: Path) -> None:
     table.with_columns(keep=pl.Series(keep)).write_parquet(path)
 
 
-def flip_bit(offset: int):
-    def flip(path: Path) -> None:
-        data = bytearray(path.read_bytes())
-        data[offset] ^= 1
-        path.write_bytes(data)
-
-    return flip
-
-
 def flip_parameter(path: Path) -> None:
     path.write_text(path.read_text().replace('"hidden_size": 32', '"hidden_size": 33'))
 
@@ -173,8 +166,8 @@ def flip_parameter(path: Path) -> None:
     ("path", "change", "said", "code"),
     [
         ("data/dedup/stories/decisions-00000.parquet", flip_decision, "row 5, column keep: ", 1),
-        ("data/tokenize/scripts/tokens-00000.bin", flip_bit(20), "token 10: ", 1),
-        ("models/base/model.safetensors", flip_bit(-1), "index [", 0),
+        ("data/tokenize/scripts/tokens-00000.bin", partial(flip, offset=20), "token 10: ", 1),
+        ("models/base/model.safetensors", flip, "index [", 0),
         ("models/base/config.json", flip_parameter, "key hidden_size: 32 and 33", 0),
     ],
 )
@@ -190,7 +183,7 @@ def test_verify_names_what_differs_in_a_rebuilt_build(built, rebuilt, capsys, pa
 
 
 def test_a_rebuilt_stage_is_compared_with_what_it_needs_and_no_more(built, rebuilt, capsys):
-    flip_bit(-1)(rebuilt / "models/base/model.safetensors")
+    flip(rebuilt / "models/base/model.safetensors")
     commit_out(rebuilt, "models/base/model.safetensors")
 
     assert print_verdict(built.folder, rebuilt, stages=["download@stories", "extract@stories"]) == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import DAMAGES
 from tokenizers import Tokenizer, models
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -257,8 +258,12 @@ def test_a_resumed_training_is_bitwise_the_unbroken_one(tmp_path):
     assert same_weights(resumed, unbroken)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "missing", "truncated", "no manifest"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [*((damage, "model.safetensors") for damage in DAMAGES.values()), (Path.unlink, "manifest.json")],
+    ids=[*DAMAGES, "no manifest"],
+)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage, name):
     model = tiny_model()
     optimizers = build_optimizers(model, MuonParams())
     trained(1, model, optimizers)
@@ -266,19 +271,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     first = [parameter.clone() for parameter in model.parameters()]
     trained(2, model, optimizers, first=1)
     save(tmp_path, model, optimizers, [Step(1.0, 2.0), Step(2.0, 2.0, skipped=True)])
-    newest = checkpoint.step_folder(tmp_path, 2)
-    file = newest / "model.safetensors"
-    match damage:
-        case "flipped":
-            content = bytearray(file.read_bytes())
-            content[-1] ^= 1
-            file.write_bytes(content)
-        case "missing":
-            file.unlink()
-        case "truncated":
-            file.write_bytes(file.read_bytes()[:-8])
-        case "no manifest":
-            (newest / "manifest.json").unlink()
+    damage(checkpoint.step_folder(tmp_path, 2) / name)
 
     steps = restore(checkpoint.read_newest(tmp_path), model, optimizers)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from damage import DAMAGES
 from safetensors.torch import save_file
 from torch import nn
 
@@ -162,20 +163,12 @@ def test_slices_of_two_processes_are_one_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
 
 
-@pytest.mark.parametrize("damage", ["flipped", "missing", "truncated"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_checkpoint_with_a_damaged_slice_is_passed_over(tmp_path, caplog, damage):
     save_slices(tmp_path, 3, 10.0)
     save_slices(tmp_path, 4, 20.0)
     file = tmp_path / "step-00000004" / "optimizer-00002-of-00002.safetensors"
-    match damage:
-        case "flipped":
-            content = bytearray(file.read_bytes())
-            content[-1] ^= 1
-            file.write_bytes(content)
-        case "missing":
-            file.unlink()
-        case "truncated":
-            file.write_bytes(file.read_bytes()[:-8])
+    damage(file)
 
     state = dict(checkpoint.read_newest(tmp_path))
 
