@@ -122,6 +122,7 @@ def committed(single):
     return single
 
 
+@pytest.mark.long
 def test_a_sweep_leaves_experiments_and_nothing_else(committed):
     root = committed.root
     before = subprocess.check_output(["git", "status", "--porcelain"], cwd=root)

@@ -129,6 +129,7 @@ def test_a_lock_of_dvc_s_processes_that_was_cut_short_is_begun_anew(diamond):
     assert build_locally(["alone"]).stages[0].outcome == "ran"
 
 
+@pytest.mark.long
 def test_builds_at_once_run_each_stage_once_and_lose_no_entry_of_the_lock(wide):
     builds = [wide.start_build(log=f"{number}.log", PEDIGREE_FLOW_SLOTS="20") for number in range(2)]
 

@@ -159,6 +159,7 @@ READING = {
 }
 
 
+@pytest.mark.long
 def test_a_source_whose_newest_revision_breaks_keeps_the_old_one_and_the_rest_is_published(clone, caplog):
     pipeline = yaml.safe_load((clone.root / "dvc.yaml").read_text())
     stages = {"read": {"foreach": "${sources}", "do": READING}, **pipeline["stages"]}

@@ -13,7 +13,7 @@ from flows.lifetime import reaper
 from flows.lifetime.lease import dead_runs
 
 # DVC 3.67 reads the graph through a deprecated property of pygtrie's.
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")]
 
 
 def of(toy):
@@ -42,7 +42,6 @@ def test_a_killed_build_takes_its_own_server_along_and_prefect_is_told_later(dia
     assert dead_runs(diamond.root) == []
 
 
-@pytest.mark.long
 def test_a_build_goes_on_where_its_server_dies_or_never_was(diamond, tmp_path):
     (tmp_path / "home").mkdir()
     diamond.fate("alone", "left")

@@ -240,7 +240,10 @@ def test_a_flow_that_was_killed_leaves_its_job_and_the_next_one_follows_it(clust
             r"can't start: Partition(TimeLimit|Config); correct its partition, nodes or hours",
         ),
         ({"log_folder": "/nowhere"}, "quick: log_folder /nowhere is no folder on this machine; make it"),
-        ({"nodes": 3}, r"quick: .*(more processors than permitted|Node count|node configuration|PartitionConfig)"),
+        (
+            {"nodes": 3},
+            r"quick: .*(more processors than permitted|Node count|node configuration|PartitionConfig|PartitionNodeLimit)",
+        ),
     ],
 )
 def test_what_slurm_can_not_do_is_one_sentence(cluster, tmp_path, resources, given, sentence):

@@ -165,6 +165,7 @@ def test_what_breaks_off_is_busy_or_slow_ends_right(tmp_path, faulty):
     assert fresh.good("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.long
 def test_a_server_that_dies_in_mid_push_gets_the_rest_when_it_is_back(tmp_path, s3):
     toy = make_clone(tmp_path / "toy", s3.url("dvc"), s3.environment, {"many": []})
     push = toy.start(*builder(), RETRY_AFTER="0.1")
