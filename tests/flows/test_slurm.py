@@ -242,7 +242,7 @@ def test_a_flow_that_was_killed_leaves_its_job_and_the_next_one_follows_it(clust
         ({"log_folder": "/nowhere"}, "quick: log_folder /nowhere is no folder on this machine; make it"),
         (
             {"nodes": 3},
-            r"quick: .*(more processors than permitted|Node count|node configuration|PartitionConfig|PartitionNodeLimit)",
+            r"quick: .*(more processors than permitted|Node count|node configuration|Partition(Config|NodeLimit))",
         ),
     ],
 )
