@@ -36,6 +36,7 @@ RENEW_EVERY_SECONDS = 10.0
 STALE_AFTER_SECONDS = 45.0
 LOOKS = 45  # at the key while it is watched
 RELEASE_SECONDS = 5.0
+READS = 4  # of the key, when answers break off: nobody else asks for the rest of one again
 # Short: a renewal that hangs is worth less than the next one.
 TIMEOUTS = {"connect_timeout": 5, "read_timeout": 5, "retries": {"max_attempts": 1}}
 # What no other try will mend: S3's codes, and what its client says before it asks.
@@ -231,12 +232,17 @@ class _Key:
 
     def read(self) -> _Found | None:
         """What is at the key, if anything."""
-        try:
-            answer = self._call("get_object")
-            with reaching(self.url):
-                body = s3fs.core.sync(self._store.loop, answer["Body"].read)
-        except _NotMet:
-            return None
+        for left in reversed(range(READS)):
+            try:
+                answer = self._call("get_object")
+                with reaching(self.url):
+                    body = s3fs.core.sync(self._store.loop, answer["Body"].read)
+                break
+            except _NotMet:
+                return None
+            except Unreachable:
+                if not left:
+                    raise
         try:
             record = json.loads(body)
             return _Found(answer["ETag"], str(record["owner"]), str(record["holder"]))

@@ -229,3 +229,14 @@ def test_it_loads_without_torch_dvc_and_prefect():
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(ROOT), capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(url, s3, faulty, monkeypatch):
+    with take_lease(url, owner="mine", **QUICK):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.environment["AWS_ENDPOINT_URL"])
+        faulty.faults = {"drop": 0.25}
+
+        held = [leases._Key(url, "mine").read() for _ in range(10)]
+
+    assert [found.owner for found in held if found] == ["mine"] * 10
+    assert faulty.counts["drop"] > 1
