@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -235,7 +235,7 @@ class _Key:
         for left in reversed(range(READS)):
             try:
                 answer = self._call("get_object")
-                with reaching(self.url):
+                with reaching(self.url), closing(answer["Body"]):
                     body = s3fs.core.sync(self._store.loop, answer["Body"].read)
                 break
             except _NotMet:
