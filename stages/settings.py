@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -31,10 +31,10 @@ class Settings(StageParams):
     parallel: str = Field(
         "",
         description="how the processes of pretrain share the model: `dp_shard=8` (FSDP2), "
-        "`dp_replicate=4,dp_shard=8` (HSDP); empty: each has it whole (DDP)",
+        "`dp_replicate=4,dp_shard=8` (HSDP), `tp=8` (layers), `cp=2` (samples); empty: each has it whole (DDP)",
     )
-    micro_batch: int | Literal["auto"] = Field(
-        16, ge=1, description="samples that pretrain computes at once, per process; `auto`: as many as fit"
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        16, description="samples that pretrain computes at once, per process; `auto`: as many as fit"
     )
     recompute: bool = Field(
         False, description="compute the inside of each layer twice in pretrain, to keep less memory"

@@ -22,15 +22,22 @@ class Objective(nn.Module):
     Where the head is one matrix, hidden states go to the loss in chunks; elsewhere the model makes its logits.
     """
 
-    def __init__(self, model: nn.Module, z_loss: float, causal: bool, separator: int | None = None) -> None:
-        """With a `separator`, documents don't see each other.
+    def __init__(
+        self,
+        model: nn.Module,
+        z_loss: float,
+        causal: bool,
+        separator: int | None = None,
+        places_P: Tensor | None = None,
+    ) -> None:
+        """With a `separator`, documents don't see each other. With `places_P`, these tokens of each sample are mine.
 
         Raises:
             Refusal: if the architecture can't see to that.
         """
         super().__init__()
         self.model: Any = model
-        self.z_loss, self.separator = z_loss, separator
+        self.z_loss, self.separator, self.places_P = z_loss, separator, places_P
         self.given = {"use_cache": False} if causal else {}
         self.chunked = has_plain_head(model)
         if separator is not None and not keeps_apart(model, separator):
@@ -41,7 +48,11 @@ class Objective(nn.Module):
 
     def forward(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
         """What is to be made small, and the nats alone: both sums over the targets, float32, without axes."""
-        given = dict(self.given, input_ids=inputs_BT)
+        given: dict[str, Any] = dict(self.given)
+        if self.places_P is not None:
+            inputs_BT, targets_BT = inputs_BT[:, self.places_P], targets_BT[:, self.places_P]
+            given["position_ids"] = self.places_P.expand(len(inputs_BT), -1)
+        given["input_ids"] = inputs_BT
         if self.separator is not None:
             given["position_ids"] = positions(inputs_BT, self.separator)
         targets_N = targets_BT.flatten()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +61,11 @@ class Muon(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = {}
+            alike: dict[Any, list[Tensor]] = {}  # of one shape, and cut in one way
             for param in group["params"]:
                 if param.grad is not None:
-                    by_shape.setdefault(param.shape, []).append(param)
-            for params in by_shape.values():
+                    alike.setdefault((param.shape, getattr(param, "placements", None)), []).append(param)
+            for params in alike.values():
                 self._update(params, group["lr"], group["momentum"], group["weight_decay"])
 
     def _update(self, params: list[Tensor], rate: float, momentum: float, weight_decay: float) -> None:
@@ -134,7 +135,11 @@ def _adamw(tensors: Sequence[Tensor], params: AdamWParams, embeddings: set[int])
         for group, decay in ((decaying, params.weight_decay), (others, 0.0))
         if group
     ]
-    return AdamW(groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), eps=1e-8, fused=True)
+    # The fused kernel takes tensors together, which must all be cut in one way.
+    fused = len({getattr(tensor, "placements", None) for tensor in tensors}) == 1
+    return AdamW(
+        groups, lr=params.learning_rate, betas=(params.beta1, params.beta2), eps=1e-8, fused=fused, foreach=False
+    )
 
 
 def set_rates(optimizers: list[Optimizer], factor: float) -> None:

@@ -1,12 +1,14 @@
 """The processes of a training: how Accelerate starts them, places the model, and lets them agree.
 
-How they share the model stands in PEDIGREE_PARALLEL: nothing (DDP: each has all of it), `dp_shard=8` (FSDP2: each has
-a slice of each tensor), `dp_replicate=4,dp_shard=8` (HSDP: 4 groups, within which 8 have a slice each).
+How they share the work stands in PEDIGREE_PARALLEL: nothing (DDP: each has the whole model), `dp_shard=8` (FSDP2: each
+has a slice of each tensor), `dp_replicate=4,dp_shard=8` (HSDP: 4 groups, within which 8 have a slice each), `tp=8`
+(each computes some heads of each layer), `cp=2` (each computes a part of each sample), or several of them.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,10 +19,14 @@ from accelerate.utils import broadcast, is_torchao_available
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from stages.params import Refusal, StageParams
+from stages.pretrain.context_parallel import Context
 from stages.pretrain.model import layers
 from stages.pretrain.params import PretrainParams
+from stages.pretrain.state import whole_tensor
+from stages.pretrain.tensor_parallel import share_layers
 from stages.pretrain.trackers import read_trackers
 from stages.settings import settings
 
@@ -30,6 +36,21 @@ class Layout(StageParams):
 
     dp_replicate: int = Field(1, ge=1)  # groups that each have the whole model
     dp_shard: int = Field(1, ge=1)  # processes that have a slice of it each
+    cp: int = Field(1, ge=1)  # processes that have a part of each sample each
+    tp: int = Field(1, ge=1)  # processes that have some of the heads of each layer each
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Which samples are this process's: of `size` shares the one with this `number`; `alike` processes have the same.
+
+    Those that share a sample's tokens have the same samples, and different targets.
+    """
+
+    number: int
+    size: int
+    alike: int = 1  # processes that compute the same loss: those of a tp group
+    context: Context | None = None
 
 
 def read_layout(text: str) -> Layout:
@@ -45,11 +66,12 @@ def read_layout(text: str) -> Layout:
         problem = error.errors()[0]
         raise Refusal(
             f"environment variable PEDIGREE_PARALLEL: {text!r} is no layout ({problem['loc'][0]}: {problem['msg']}); "
-            f"give sizes of {' and '.join(Layout.model_fields)}, as in dp_shard=8"
+            f"give sizes of {', '.join(Layout.model_fields)}, as in dp_shard=8"
         ) from None
     if layout.dp_replicate > 1 and layout.dp_shard == 1:
         raise Refusal(
-            f"environment variable PEDIGREE_PARALLEL: {text!r} only copies the model; leave it empty for that (DDP)"
+            f"environment variable PEDIGREE_PARALLEL: {text!r} has copies of the model that nobody shares; add "
+            f"dp_shard, or take dp_replicate out (an empty layout is DDP)"
         )
     return layout
 
@@ -76,11 +98,6 @@ def start_accelerate(params: PretrainParams) -> Accelerator:
         log_with=read_trackers(settings().trackers) or None,
         project_dir=settings().scratch_folder / "trackers",
     )
-    if params.samples_per_step % accelerator.num_processes:
-        raise Refusal(
-            f"params.yaml: pretrain.tokens_per_step gives {params.samples_per_step} samples a step, which "
-            f"{accelerator.num_processes} processes can't share evenly; change it, or PEDIGREE_LAUNCH"
-        )
     layout = read_layout(settings().parallel)
     sizes = prod(layout.model_dump().values())
     if sizes not in (1, accelerator.num_processes):
@@ -88,11 +105,35 @@ def start_accelerate(params: PretrainParams) -> Accelerator:
             f"environment variable PEDIGREE_PARALLEL lays out {sizes} processes, PEDIGREE_LAUNCH starts "
             f"{accelerator.num_processes}; make them equal"
         )
+    shares = accelerator.num_processes // (layout.tp * layout.cp)
+    if params.samples_per_step % shares:
+        raise Refusal(
+            f"params.yaml: pretrain.tokens_per_step gives {params.samples_per_step} samples a step, which "
+            f"{shares} processes can't share evenly; change it, or PEDIGREE_LAUNCH"
+        )
+    if layout.cp > 1 and params.document_masking:
+        raise Refusal("PEDIGREE_PARALLEL: cp can't keep documents apart; set pretrain.document_masking to false")
     if sizes > 1:
-        config = ParallelismConfig(dp_replicate_size=layout.dp_replicate, dp_shard_size=layout.dp_shard)
+        config = ParallelismConfig(
+            dp_replicate_size=layout.dp_replicate, dp_shard_size=layout.dp_shard, cp_size=layout.cp, tp_size=layout.tp
+        )
         # Accelerate would take it itself, but not on processors.
         accelerator.state.device_mesh = config.build_device_mesh(accelerator.device.type)
     return accelerator
+
+
+def seat_of(accelerator: Accelerator) -> Seat:
+    """Which part of each step this process computes."""
+    mesh = accelerator.torch_device_mesh
+    if mesh is None:
+        return Seat(accelerator.process_index, accelerator.num_processes)
+    sizes, place = dict(zip(mesh.mesh_dim_names, mesh.shape, strict=True)), mesh.get_coordinate()
+    coordinate = dict(zip(mesh.mesh_dim_names, place, strict=True))
+    number, size = 0, 1
+    for name in ("dp_replicate", "dp_shard"):
+        number, size = number * sizes.get(name, 1) + coordinate.get(name, 0), size * sizes.get(name, 1)
+    context = Context(mesh.get_group("cp"), coordinate["cp"], sizes["cp"]) if "cp" in sizes else None
+    return Seat(number, size, sizes.get("tp", 1), context)
 
 
 def has_bf16() -> bool:
@@ -112,16 +153,24 @@ def place(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     """`module`, which has the model in it, on the device, and shared among the processes as PEDIGREE_PARALLEL says.
 
     Its parameters are then others, so optimizers are made after it.
+
+    Raises:
+        Refusal: if the layers of the architecture can't be cut so.
     """
     mesh = accelerator.torch_device_mesh
     if mesh is None:
         placed: nn.Module = accelerator.prepare_model(module)
         return placed
-    names = ("dp_replicate", "dp_shard") if "dp_replicate" in mesh.mesh_dim_names else ("dp_shard",)
+    module.to(accelerator.device)
+    dimensions = mesh.mesh_dim_names
+    if "tp" in dimensions:
+        share_layers(module.model, mesh["tp"])
+    if dimensions == ("tp",):
+        return module
+    names = ("dp_replicate", "dp_shard_cp") if "dp_replicate" in dimensions else ("dp_shard_cp",)
     # On a GPU bf16 travels in half the time. On a processor the products alone are bf16, as without FSDP.
     half = accelerator.mixed_precision == "bf16" and accelerator.device.type == "cuda"
     policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
-    module.to(accelerator.device)
     for part in (*layers(module), module):  # what is around the layers goes with the whole
         fully_shard(part, mesh=mesh[names], mp_policy=policy)
     return module
@@ -133,6 +182,27 @@ def synchronized(accelerator: Accelerator, model: nn.Module, whole: bool) -> Abs
         model.set_requires_gradient_sync(whole)
         return nullcontext()
     return nullcontext() if whole else accelerator.no_sync(model)
+
+
+def clip_gradient(model: nn.Module, most: float) -> Tensor:
+    """The norm of the gradient of `model`, which is then at most `most`; processes may have parts of it."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    groups: dict[Any, list[Tensor]] = {}
+    for parameter in parameters:
+        cut = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
+        groups.setdefault(cut, []).append(parameter)
+    if len(groups) == 1:
+        return whole_tensor(nn.utils.clip_grad_norm_(parameters, most))
+    # torch (2.13) takes no norm of tensors that are cut in different ways.
+    norms = [
+        whole_tensor(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]))
+        for group in groups.values()
+    ]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    factor = min(1.0, most / (float(norm) + 1e-6))
+    for parameter in parameters:
+        parameter.grad.mul_(factor)  # type: ignore[union-attr]
+    return norm
 
 
 def any_of_us(accelerator: Accelerator, flag: bool) -> bool:

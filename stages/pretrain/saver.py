@@ -37,7 +37,7 @@ class Saver:
         self._writer = Writer()
         if self.is_main:
             checkpoint.sweep(scratch)
-        elif self.share and not (scratch / checkpoint.LEASE).is_file():
+        elif self.share and not self.share.gathered and not (scratch / checkpoint.LEASE).is_file():
             raise Refusal(
                 f"{scratch} of this process is not that of the first one; let PEDIGREE_SCRATCH be a folder that all "
                 f"nodes see, as each process writes its slice of the checkpoints into it, or unset PEDIGREE_PARALLEL"
@@ -51,8 +51,10 @@ class Saver:
     def save(self) -> None:
         """Keep the state after the steps so far, to go on from."""
         if self.share:
-            state = snapshot(self.trainer.model, self.trainer.optimizers, self.trainer.steps, self.share)
-            self._writer.write(partial(self._save, state))
+            wanted = self.is_main or not self.share.gathered
+            state = snapshot(self.trainer.model, self.trainer.optimizers, self.trainer.steps, self.share, wanted)
+            if wanted:
+                self._writer.write(partial(self._save, state))
 
     def publish(self) -> None:
         """Keep the weights after the steps so far, which become models/checkpoints at the end."""

@@ -2,8 +2,10 @@
 
     model/<parameter>   optimizer/<optimizer>.<parameter's number>.<name>   history/<column>
 
-Where FSDP2 has cut the parameters, each process copies its own slice of each, along the first axis; what is put back
-is always whole, and each process takes its slice of it, so the number of processes may be another one.
+Where FSDP2 has cut the parameters, each process copies its own slice of each, along the first axis. Where tensor
+parallelism has cut them, too, and along other axes, they are put together one at a time, and the first process copies
+them whole. What is put back is always whole, and each process takes its part of it, so the number of processes may be
+another one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,10 +22,11 @@ PARTS = ("model", "optimizer", "history")
 
 @dataclass(frozen=True)
 class Share:
-    """What a process writes of the state: slice `number` of `count`."""
+    """What a process writes of the state: slice `number` of `count`; or, once all have `gathered` it, the first all."""
 
     number: int = 0
     count: int = 1
+    gathered: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,28 +40,34 @@ class State:
 
 def share_of(model: nn.Module, rank: int) -> Share | None:
     """What the process `rank` writes of the state of `model`; None if others have the same, and write it."""
-    cut = next((parameter for parameter in model.parameters() if isinstance(parameter, DTensor)), None)
-    if cut is None:
+    cuts = [parameter for parameter in model.parameters() if isinstance(parameter, DTensor)]
+    if not cuts:
         return None if rank else Share()
+    if any("tp" in (cut.device_mesh.mesh_dim_names or ()) for cut in cuts):
+        return Share(gathered=True)
+    cut = cuts[0]
     *replica, number = cut.device_mesh.get_coordinate() or [0]
     return None if any(replica) else Share(number, cut.device_mesh.size(-1))
 
 
-def snapshot(model: nn.Module, optimizers: Sequence[Optimizer], steps: Sequence[Step], share: Share) -> State:
-    """A copy of this process's share of the state after `steps`: training may go on while it is written."""
+def snapshot(
+    model: nn.Module, optimizers: Sequence[Optimizer], steps: Sequence[Step], share: Share, wanted: bool = True
+) -> State:
+    """A copy of this process's share of the state after `steps`: training may go on while it is written.
+
+    Of a share that is gathered all processes must ask for it, and those that don't want it get an empty one.
+    """
     parts = {"model": weights(model), "optimizer": _of_optimizers(optimizers), "history": to_tensors(steps)}
-    return State(
-        len(steps),
-        share,
-        {
-            part: {
-                name: _here(tensor).detach().to("cpu", copy=True).contiguous()
-                for name, tensor in tensors.items()
-                if isinstance(tensor, DTensor) or share.number == 0  # what isn't cut is the same everywhere
-            }
-            for part, tensors in parts.items()
-        },
-    )
+    return State(len(steps), share, {part: _copies(tensors, share, wanted) for part, tensors in parts.items()})
+
+
+def _copies(tensors: dict[str, Tensor], share: Share, wanted: bool) -> dict[str, Tensor]:
+    copies = {}
+    for name, tensor in tensors.items():
+        mine = whole_tensor(tensor) if share.gathered else _here(tensor)
+        if wanted and (isinstance(tensor, DTensor) or share.number == 0):  # what isn't cut is the same everywhere
+            copies[name] = mine.detach().to("cpu", copy=True).contiguous()
+    return copies
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -70,12 +79,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def whole_weights(model: nn.Module, wanted: bool = True) -> dict[str, Tensor]:
     """`weights`, whole and copied to the CPU; all processes must call it, and those that don't want them get none."""
-    whole = {}
-    for name, tensor in weights(model).items():
-        full = whole_tensor(tensor)  # one at a time, as it may be that only one fits
-        if wanted:
-            whole[name] = full.to("cpu", copy=True).contiguous()
-    return whole
+    return _copies(weights(model), Share(gathered=True), wanted)  # one at a time: it may be that only one fits
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

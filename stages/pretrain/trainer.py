@@ -15,16 +15,17 @@ from transformers import PretrainedConfig
 
 from stages.order import Order
 from stages.pretrain import batches
+from stages.pretrain.context_parallel import share_context
 from stages.pretrain.guard import stands_out
 from stages.pretrain.history import Step
 from stages.pretrain.loss import Objective
 from stages.pretrain.model import build_config, build_model, prepare_layers
 from stages.pretrain.optimizer import build_optimizers, rate_factor, set_rates
 from stages.pretrain.owners import documents_of
-from stages.pretrain.parallel import any_of_us, of_first, place, synchronized
+from stages.pretrain.parallel import any_of_us, clip_gradient, of_first, place, seat_of, synchronized
 from stages.pretrain.params import PretrainParams
 from stages.pretrain.start import start_config, start_model
-from stages.pretrain.state import restore, whole_tensor
+from stages.pretrain.state import restore
 from stages.pretrain.streaming import TOKENS, expect_samples, open_streams
 from stages.settings import settings
 from stages.tokens import load_mask_token, load_tokenizer
@@ -54,9 +55,14 @@ class Trainer:
             self.config = build_config(params.model or {}, self.vocabulary, separator)
             self.model = build_model(self.config, params)
         apart = separator if params.document_masking else None
-        objective = Objective(self.model, params.z_loss, params.objective == "causal", apart)
+        self.seat = seat_of(accelerator)
+        context, causal, length = self.seat.context, params.objective == "causal", params.sequence_length
+        places = context.places(length).to(accelerator.device) if context else None
+        self.objective = Objective(self.model, params.z_loss, causal, apart, places)
+        if context:
+            share_context(self.model, context, causal, length)
         prepare_layers(self.model, params, settings().recompute)
-        self.wrapped: nn.Module = place(objective, accelerator)
+        self.wrapped: nn.Module = place(self.objective, accelerator)
         self.optimizers: list[Optimizer] = build_optimizers(self.model, params.optimizer)
         self.steps: list[Step] = []
         self.waited = 0.0  # seconds for samples
@@ -76,7 +82,7 @@ class Trainer:
 
     def expect(self, numbers: range) -> None:
         """Begin to fetch those of the samples `numbers` that are this process's, if they are elsewhere."""
-        mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
+        mine = numbers[self.seat.number :: self.seat.size]
         expect_samples(self.streams, self.order, mine, self.params.sequence_length)
 
     def resume(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -104,8 +110,8 @@ class Trainer:
         params = self.params
         set_rates(self.optimizers, rate_factor(len(self.steps), params.steps, params.schedule))
         loss = self.accumulate(numbers, micro_batch)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), params.gradient_clip or math.inf)
-        step = Step(float(loss), float(whole_tensor(norm)))
+        norm = clip_gradient(self.model, params.gradient_clip or math.inf)
+        step = Step(float(loss), float(norm))
         step = replace(step, skipped=any_of_us(self.accelerator, stands_out(step, self.steps, params.guard)))
         for optimizer in self.optimizers:
             if not step.skipped:
@@ -119,8 +125,9 @@ class Trainer:
         The gradient is the sum over tokens divided by the step's number of targets, so that it
         doesn't depend on how the step is cut into processes and micro-batches.
         """
-        accelerator, world = self.accelerator, self.accelerator.num_processes
-        mine = numbers[accelerator.process_index :: world]
+        accelerator, alike = self.accelerator, self.seat.alike
+        others = accelerator.num_processes // alike  # DDP and FSDP2 take the mean over them
+        mine = numbers[self.seat.number :: self.seat.size]
         parts = [mine[begin : begin + micro_batch] for begin in range(0, len(mine), micro_batch)]
         total = torch.zeros((), device=accelerator.device)
         for part in parts:
@@ -128,10 +135,16 @@ class Trainer:
             seed_dropout(self.params.seed, part[0])
             with accelerator.autocast(), synchronized(accelerator, self.wrapped, part is parts[-1]):
                 objective, nats = self.wrapped(inputs, targets)
-                accelerator.backward(objective / self.targets_per_step() * world)  # DDP takes the mean over processes
+                accelerator.backward(objective / self.targets_per_step() * others)
             total += nats / self.targets_per_step()
         reduced: Tensor = accelerator.reduce(total, "sum")
-        return reduced
+        return reduced / alike
+
+    def try_out(self, numbers: range) -> None:
+        """Leave the gradient of the samples `numbers`, all at once, in the model: of this process alone."""
+        inputs, targets = self.batch(numbers)
+        with self.accelerator.autocast():
+            self.accelerator.backward(self.objective(inputs, targets)[0])
 
 
 def seed_dropout(seed: int, number: int) -> None:

@@ -93,6 +93,41 @@ def test_sharing_the_model_by_fsdp2_changes_the_loss_by_rounding_only(built, unt
     assert (untrained.folder / config).read_bytes() == (built.folder / config).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("world", "parallel"),
+    [
+        (2, "tp=2"),
+        (2, "cp=2"),
+        pytest.param(4, "dp_shard=2,tp=2", marks=pytest.mark.long),
+        pytest.param(4, "dp_shard=2,cp=2", marks=pytest.mark.long),
+        pytest.param(4, "dp_replicate=2,dp_shard=2", marks=pytest.mark.long),
+    ],
+)
+def test_sharing_layers_or_samples_changes_the_loss_by_rounding_only(built, untrained, world, parallel):
+    settings = {"PEDIGREE_PARALLEL": parallel}
+    folder = str(untrained.folder)
+
+    codes = train(
+        untrained, Training(folder, world=world, settings=settings, stop_after=20),
+        Training(folder, world=world, settings=settings),
+    )  # fmt: skip
+
+    assert codes == [[75] * world, [0] * world], said(untrained)
+    assert torch.allclose(losses(untrained), losses(built), atol=2e-3)
+    one, shared = base(built), base(untrained)
+    assert one.keys() == shared.keys()
+    assert all(torch.allclose(one[name], shared[name], atol=0.02) for name in one)
+
+
+def test_processes_that_each_have_the_model_find_what_fits_together(built, untrained):
+    settings = {"PEDIGREE_MICRO_BATCH": "auto"}
+
+    codes = train(untrained, Training(str(untrained.folder), world=2, settings=settings, stop_after=3))
+
+    assert codes == [[75, 75]], said(untrained)
+    assert "pretrain: 4 samples at once" in said(untrained)
+
+
 def test_a_training_goes_on_with_another_number_of_processes_and_back(built, untrained):
     folder = str(untrained.folder)
 

@@ -36,17 +36,17 @@ VALUES = {
 }
 
 
-def trainer(fits: int, samples: int = 24, processes: int = 1) -> SimpleNamespace:
+def trainer(fits: int, samples: int = 24, mesh: object = None) -> SimpleNamespace:
     """A trainer with memory for so many samples."""
 
-    def accumulate(numbers: range, micro_batch: int) -> None:
+    def try_out(numbers: range) -> None:
         made.model.weight.grad = torch.ones(2, 2)
-        if micro_batch > fits:
+        if len(numbers) > fits:
             raise torch.cuda.OutOfMemoryError
 
     made = SimpleNamespace(
-        accelerator=SimpleNamespace(num_processes=processes), steps=[],
-        params=SimpleNamespace(samples_per_step=samples), model=nn.Linear(2, 2), accumulate=accumulate,
+        accelerator=SimpleNamespace(num_processes=1, torch_device_mesh=mesh), steps=[],
+        params=SimpleNamespace(samples_per_step=samples), model=nn.Linear(2, 2), try_out=try_out,
     )  # fmt: skip
     return made
 
@@ -60,7 +60,7 @@ def test_the_micro_batch_is_halved_until_it_fits(fits, found):
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"), [({"fits": 0}, "not even one"), ({"fits": 9, "processes": 2}, "one pro")]
+    ("given", "sentence"), [({"fits": 0}, "not even one"), ({"fits": 9, "mesh": "shared"}, "share it")]
 )
 def test_a_micro_batch_that_cant_be_found_is_refused(given, sentence):
     tried = trainer(**given)
@@ -95,11 +95,16 @@ def test_utilization_is_a_share_of_all_devices_and_never_more_than_all():
 
 
 def test_a_layout_is_read(monkeypatch):
-    assert read_layout("").model_dump() == {"dp_replicate": 1, "dp_shard": 1}
-    assert read_layout("dp_replicate=4, dp_shard=8").model_dump() == {"dp_replicate": 4, "dp_shard": 8}
+    one = {"dp_replicate": 1, "dp_shard": 1, "cp": 1, "tp": 1}
+
+    assert read_layout("").model_dump() == one
+    assert read_layout("dp_replicate=4, dp_shard=8").model_dump() == one | {"dp_replicate": 4, "dp_shard": 8}
+    assert read_layout("dp_shard=2,cp=2,tp=8").model_dump() == one | {"dp_shard": 2, "cp": 2, "tp": 8}
 
 
-@pytest.mark.parametrize("text", ["dp_shard", "pp=2", "dp_shard=0", "dp_shard=two", "dp_replicate=2"])
+@pytest.mark.parametrize(
+    "text", ["dp_shard", "pp=2", "dp_shard=0", "dp_shard=two", "dp_replicate=2", "dp_replicate=2,cp=2"]
+)
 def test_a_layout_that_cant_be_is_refused(text):
     with pytest.raises(Refusal, match=f"PEDIGREE_PARALLEL: '{text}'"):
         read_layout(text)
