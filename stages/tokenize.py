@@ -21,6 +21,7 @@ from stages.documents import (
     write_manifest,
     write_shard,
 )
+from stages.encoding import Encoder
 from stages.params import Refusal, StageParams, load_params
 from stages.process import log, map_shards, run
 from stages.tokens import SIDECAR_SCHEMA, largest_token, load_tokenizer, write_tokens
@@ -48,8 +49,7 @@ def tokenize_shard(shard: tuple[int, Path, Path], folder: Path, dtype: str) -> t
     number, documents, decisions = shard
     tokenizer, separator = load_tokenizer(TOKENIZER)
     kept = kept_of_shard(documents, decisions, ["id", "text"], "train")
-    encodings = tokenizer.encode_batch_fast(kept["text"].to_list(), add_special_tokens=False)
-    tokens = [np.array([*encoding.ids, separator], dtype=np.int64) for encoding in encodings]
+    tokens = [np.append(each, separator) for each in Encoder.of(tokenizer).encode(kept["text"].to_list())]
     lengths = pl.Series("tokens", [len(each) for each in tokens], pl.Int64)
     sidecar = pl.DataFrame({"id": kept["id"], "first_token": lengths.cum_sum() - lengths, "tokens": lengths})
     write_tokens(folder, number, tokens, dtype)

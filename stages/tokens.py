@@ -29,6 +29,12 @@ HEAD_BYTES = len(INDEX_MAGIC) + 9  # of an index, which say what its tokens are
 # Megatron-core's code of each token type.
 DTYPES: dict[str, tuple[int, np.dtype[np.integer]]] = {"int32": (4, np.dtype("<i4")), "uint16": (8, np.dtype("<u2"))}
 
+# A byte-level vocabulary writes the byte that is printable as itself, the others, in order, as the letters behind
+# Latin-1 (Radford et al. 2019).
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_OTHERS = sorted({*range(256)} - {*_PRINTABLE})
+ALPHABET = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + place): byte for place, byte in enumerate(_OTHERS)}
+
 SIDECAR_SCHEMA = pl.Schema(
     {
         "id": pl.String,

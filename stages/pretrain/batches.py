@@ -14,14 +14,9 @@ from torch import Tensor
 from stages.order import Order, count_windows
 from stages.params import Refusal
 from stages.pretrain.params import PretrainParams
-from stages.tokens import TokenStream
+from stages.tokens import ALPHABET, TokenStream
 
 IGNORED = -100  # a target that doesn't count, as torch's cross_entropy has it
-# The byte that each letter of a byte-level vocabulary stands for (Radford et al. 2019): itself where it is printable,
-# the others in order behind Latin-1.
-_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
-_OTHERS = sorted({*range(256)} - {*_PRINTABLE})
-ALPHABET = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + place): byte for place, byte in enumerate(_OTHERS)}
 
 
 def order_of(streams: dict[str, TokenStream], mixture: dict[str, float], params: PretrainParams) -> Order:
