@@ -35,6 +35,7 @@ def check_params() -> int:
         _no_strangers,
         _takedown,
         load_mixture,
+        _phases,
         *_source_checks(),
         *_stage_checks(),
     ]
@@ -77,6 +78,12 @@ def _takedown() -> None:
     """Refuse a takedown list that filter can't read; DVC says so if there is none."""
     if Path("takedown.jsonl").exists():
         _named("stages.takedown.read_takedown")()
+
+
+def _phases() -> None:
+    """Refuse a phase of the training with a source that isn't there; what else is wrong, other checks say."""
+    if isinstance(section := read_params().get("pretrain"), dict) and section.get("phases"):
+        load_params(_named(STAGE_MODELS["pretrain"]), "pretrain").order_phases(load_mixture())
 
 
 def _named(path: str) -> Any:

@@ -13,10 +13,10 @@ from importlib.metadata import PackageMetadata
 # to publish changes of their own files.
 ALLOWED = frozenset({
     "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
-    "CNRI-Python", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib",
-    "Apache", "Apache 2.0 License", "Apache License 2.0", "Apache Software License", "BSD", "BSD 3-Clause",
-    "BSD License", "ISC License (ISCL)", "MIT License", "Mozilla Public License 2.0 (MPL 2.0)",
-    "Python Software Foundation License", "3-Clause BSD License", "The MIT License (MIT)", "The Unlicense (Unlicense)", "Zope Public License",
+    "CNRI-Python", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib", "Apache", "Apache 2.0 License",
+    "Apache License 2.0", "Apache Software License", "BSD", "BSD 3-Clause", "BSD License", "ISC License (ISCL)",
+    "MIT License", "Mozilla Public License 2.0 (MPL 2.0)", "Python Software Foundation License", "3-Clause BSD License",
+    "The MIT License (MIT)", "The Unlicense (Unlicense)", "Zope Public License",
 })  # fmt: skip
 _VAGUE = frozenset({"OSI Approved", "DFSG approved"})
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages import order as scalar
-from stages.order import Order
+from stages.order import Order, Stretch
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -92,25 +92,37 @@ class Times:
 
 def seen(order: Order, source: str, windows: range, before: int) -> Seen:
     """When the `windows` of `source` are trained on, in the samples with a number below `before`."""
-    size, share = order.windows[source], order.per_block[source]
+    size, drawn = order.windows[source], order.ranks(source, -(-before // order.block_samples))
     asked = np.arange(windows.start, windows.stop, dtype=np.int64)
     parts = [np.zeros((3, 0), np.int64)]
-    for epoch in range(-(-(-(-before // order.block_samples) * share) // size)):
-        index = permuted(asked, size, _keys([(order.seed, source, epoch)])[0], inverse=True)
-        numbers = _numbers(order, source, epoch * size + index)
-        parts.append(np.stack([numbers, np.full_like(asked, epoch), asked])[:, numbers < before])
-    found = np.concatenate(parts, axis=1)
-    return Seen(*found[:, np.argsort(found[0], kind="stable")])
+    for epoch in range(-(-drawn // size)):
+        ranks = epoch * size + permuted(asked, size, _keys([(order.seed, source, epoch)])[0], inverse=True)
+        came = ranks < drawn
+        numbers = _numbers(order, source, ranks[came])
+        found = np.stack([numbers, np.full_like(numbers, epoch), asked[came]])
+        parts.append(found[:, numbers < before])
+    whole = np.concatenate(parts, axis=1)
+    return Seen(*whole[:, np.argsort(whole[0], kind="stable")])
 
 
 def _numbers(order: Order, source: str, ranks: Ints) -> Ints:
     """The sample numbers of the samples of `source` with these ranks among all of its samples."""
-    blocks, rests = np.divmod(ranks, order.per_block[source])
+    numbers = np.empty(len(ranks), np.int64)
+    for stretch in order.stretches:
+        if source in stretch.counts:
+            mine = (ranks >= stretch.before[source]) & (ranks < stretch.ranks(source, stretch.end))
+            numbers[mine] = _numbers_within(order, stretch, source, ranks[mine])
+    return numbers
+
+
+def _numbers_within(order: Order, stretch: Stretch, source: str, ranks: Ints) -> Ints:
+    """The same, of samples that are in `stretch`."""
+    blocks, rests = np.divmod(ranks - stretch.before[source], stretch.counts[source])
+    blocks += stretch.first
     own, at = np.unique(blocks, return_inverse=True)
     keys = _keys([(order.seed, "block", int(block)) for block in own])[at]
-    return blocks * order.block_samples + permuted(
-        rests + offsets(order)[source], order.block_samples, keys.T, inverse=True
-    )
+    places = permuted(rests + stretch.offsets[source], order.block_samples, keys.T, inverse=True)
+    return blocks * order.block_samples + places
 
 
 def drawn(order: Order, begin: int, end: int) -> dict[str, Times]:
@@ -127,19 +139,19 @@ def _ranks(order: Order, begin: int, end: int) -> dict[str, list[Ints]]:
     size = order.block_samples
     first, last = -(-begin // size), end // size
     edges = [(begin, end)] if first > last else [(begin, first * size), (last * size, end)]
-    found: dict[str, list[Ints]] = {source: [] for source in order.per_block}
-    for source, share in order.per_block.items():
+    found: dict[str, list[Ints]] = {source: [] for source in sorted(order.mixture)}
+    for source, ranks in found.items():
         if first < last:
-            found[source].append(np.arange(first * share, last * share, dtype=np.int64))
+            ranks.append(np.arange(order.ranks(source, first), order.ranks(source, last), dtype=np.int64))
     for one, other in edges:
         numbers = np.arange(one, other, dtype=np.int64)
         if len(numbers):
             block = one // size
             slots = permuted(numbers - block * size, size, _keys([(order.seed, "block", block)])[0])
-            for source, offset in offsets(order).items():
-                share = order.per_block[source]
-                own = slots[(slots >= offset) & (slots < offset + share)]
-                found[source].append(block * share + own - offset)
+            stretch = order.stretch(block)
+            for source, offset in stretch.offsets.items():
+                own = slots[(slots >= offset) & (slots < offset + stretch.counts[source])]
+                found[source].append(stretch.ranks(source, block) + own - offset)
     return found
 
 
@@ -181,15 +193,6 @@ def times_seen(plan: Plan, times: Times, begins: Ints, ends: Ints) -> Ints:
     windows = len(times.each)
     first = np.clip(-(-(begins - last_seen) // plan.length), 0, windows)
     found: Ints = times.sums[np.clip((ends - 1) // plan.length + 1, first, windows)] - times.sums[first]
-    return found
-
-
-def offsets(order: Order) -> dict[str, int]:
-    """The first slot of each source in a block, before the block is put in its own order."""
-    found, total = {}, 0
-    for source, count in order.per_block.items():
-        found[source] = total
-        total += count
     return found
 
 

@@ -51,7 +51,7 @@ def plan_of(root: Path, build: Build, folder: Path) -> Plan:
     mixture = mixture_of(build, stage.params.get("mixture"), folder)
     windows = {name: count_windows(stream_of(folder, name)[-1].end, params.sequence_length) for name in mixture}
     return Plan(
-        Order(params.seed, params.block_samples, windows, mixture),
+        Order(params.seed, params.block_samples, windows, mixture, params.order_phases(mixture)),
         params.sequence_length,
         params.samples_per_step,
         params.steps,

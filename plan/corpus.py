@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.documents import read_manifest
-from stages.order import apportion, count_windows
+from stages.order import Stretch, count_windows, stretches
 from stages.pretrain.params import PretrainParams
 
 TOKENS = Path("data/tokenize")
@@ -28,11 +28,12 @@ def portions(params: PretrainParams, mixture: Mapping[str, float], root: Path | 
 
     Drawn are whole samples, in each block of the order the largest remainders (stages/order.py).
     """
-    per_block = apportion(params.block_samples, mixture)
+    parts = stretches(params.block_samples, mixture, params.order_phases(mixture))
     samples = params.steps * params.samples_per_step
     found = []
-    for source, share in mixture.items():
-        drawn = round(samples * per_block[source] / params.block_samples)
+    for source in mixture:
+        drawn = round(sum(_drawn(part, source, samples / params.block_samples) for part in parts))
+        share = drawn / samples
         counts = _counts(root / TOKENS / source) if root else None
         tokens = counts["tokens"] if counts else None
         windows = count_windows(tokens, params.sequence_length) if tokens else 0
@@ -40,6 +41,11 @@ def portions(params: PretrainParams, mixture: Mapping[str, float], root: Path | 
         documents = counts["documents"] if counts else None
         found.append(Portion(source, share, drawn * params.sequence_length, documents, tokens, epochs))
     return found
+
+
+def _drawn(part: Stretch, source: str, blocks: float) -> float:
+    """The samples of `source` that the first `blocks` blocks hold, as far as they are in `part`."""
+    return max(0.0, min(part.end, blocks) - part.first) * part.counts.get(source, 0)
 
 
 def _counts(folder: Path) -> dict[str, int] | None:

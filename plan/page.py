@@ -9,6 +9,7 @@ from plan.compute import MARKS, SECONDS_PER_DAY, marks_passed
 from plan.layout import FULL
 from plan.memory import Layout
 from plan.plan import Plan
+from stages.order import WORTHWHILE_EPOCHS
 
 UNKNOWN = "unknown"
 ACTIVE_PRECISION = {"fp32": "fp32"}  # any other is bf16 on the devices that plan knows
@@ -30,6 +31,9 @@ def corpus(plan: Plan) -> Iterator[str]:
             each.source, f"{each.share:.1%}", f"{each.drawn_tokens:,}",
             count(each.documents), count(each.tokens), UNKNOWN if each.epochs is None else f"{each.epochs:.4f}",
         )  # fmt: skip
+    for each in plan.portions:
+        if each.epochs is not None and each.epochs > WORTHWHILE_EPOCHS:
+            yield f"  {each.source} is seen {each.epochs:.1f} times: past {WORTHWHILE_EPOCHS}, it teaches ever less"
     if any(each.tokens is None for each in plan.portions):
         yield "  unknown: not counted yet; `dvc repro tokenize` counts the sources of params.yaml"
 

@@ -18,6 +18,7 @@ import transformers
 from torch import Tensor
 
 from stages.documents import read_manifest, source_folders, write_json
+from stages.order import WORTHWHILE_EPOCHS
 from stages.params import load_mixture, load_params, read_params
 from stages.pretrain import checkpoint, guard, memory, numerics
 from stages.pretrain.averaging import average
@@ -129,6 +130,9 @@ def train(trainer: Trainer, scratch: Path, trunk: Trunk, remote: "Remote | None"
         trunk.give(scratch)
     # The first process has the checkpoints; the others may be on nodes with another disk.
     trainer.resume(checkpoint.read_newest(scratch) if main else ())
+    for name, epochs in trainer.epochs().items():
+        if main and epochs > WORTHWHILE_EPOCHS:
+            log.warning("pretrain: %s is seen %.1f times; past %d, more teaches less", name, epochs, WORTHWHILE_EPOCHS)
     if trainer.steps:
         log.info("pretrain: going on after step %d, from %s", len(trainer.steps), scratch)
     micro_batch = largest_that_fits(trainer) if here.micro_batch == "auto" else here.micro_batch
@@ -177,7 +181,6 @@ def write_outs(trainer: Trainer, scratch: Path, weights: dict[str, Tensor], toke
     averaged = folders[-params.average_last :] if params.average_last else []
     write_base(average(averaged) if averaged else weights, architecture(trainer.model), trainer.config, TOKENIZER, base)
     seen = params.steps * params.tokens_per_step
-    drawn = trainer.order.drawn(params.steps * params.samples_per_step)
     loss = smooth([step.loss for step in trainer.steps])[-1]
     metrics = {
         "parameters": count_parameters(trainer.model),
@@ -186,7 +189,7 @@ def write_outs(trainer: Trainer, scratch: Path, weights: dict[str, Tensor], toke
         "skipped_steps": sum(step.skipped for step in trainer.steps),
         "loss": round(loss, 4),
         "flops": flops_per_token(trainer.model, trainer.config, params.sequence_length) * seen,
-        "epochs": {name: round(count / trainer.order.windows[name], 4) for name, count in drawn.items()},
+        "epochs": {name: round(epochs, 4) for name, epochs in trainer.epochs().items()},
     }
     write_json(Path("metrics/pretrain.json"), metrics)
     write_card(base, tokens, trainer.order, params, metrics, [checkpoint.step_of(folder.name) for folder in averaged])

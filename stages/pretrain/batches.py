@@ -23,11 +23,11 @@ def order_of(streams: dict[str, TokenStream], mixture: dict[str, float], params:
     """The order of all samples that `params` ask for.
 
     Raises:
-        Refusal: if a source or its share is too small.
+        Refusal: if a source or its share is too small, or a phase names an unknown one.
     """
     windows = {name: count_windows(len(stream), params.sequence_length) for name, stream in streams.items()}
-    order = Order(params.seed, params.block_samples, windows, mixture)
-    _ = order.per_block  # refuse now, not at the first sample
+    order = Order(params.seed, params.block_samples, windows, mixture, params.order_phases(mixture))
+    _ = order.stretches  # refuse now, not at the first sample
     return order
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from stages.documents import MANIFEST, publish, read_manifest
 from stages.order import Order
-from stages.pretrain.params import AdamWParams, PretrainParams
+from stages.pretrain.params import AdamWParams, PhaseParams, PretrainParams
 
 NAME = "README.md"
 WEIGHTS = "model.safetensors"
@@ -174,11 +174,17 @@ def what_it_saw(facts: Facts) -> list[str]:
         "## What it was trained on", "",
         f"{metrics['tokens']:,} tokens, in {total:,} windows of {params.sequence_length}, drawn from the sources in",
         "the shares of the mixture. Tokens and documents are those that filters, deduplication and the held-out split",
-        "left.",
+        "left.", *(f"After {phase.after_tokens:,} tokens the shares were {shares(phase)}." for phase in params.phases),
         "", *table(("source", "documents", "tokens", "mixture", "windows drawn", "tokens seen", "epochs"), rows), "",
         "The manifest of each source's token shards, by sha256:", "",
         *(f"- {cell(name)}: `{source.manifest}`" for name, source in facts.sources.items()),
     ]  # fmt: skip
+
+
+def shares(phase: PhaseParams) -> str:
+    """The mixture of a phase in words."""
+    total = sum(phase.mixture.values())
+    return ", ".join(f"{cell(name)} {weight / total:.1%}" for name, weight in sorted(phase.mixture.items()))
 
 
 def how(facts: Facts) -> list[str]:

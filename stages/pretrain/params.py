@@ -1,10 +1,13 @@
 """What the model is, and how it is trained."""
 
+from collections.abc import Collection
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from stages.params import StageParams
+from stages.order import Phase
+from stages.params import Refusal, StageParams
 
 
 class AdamWParams(StageParams):
@@ -61,6 +64,23 @@ class StartParams(StageParams):
     config_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of its config.json")
 
 
+class PhaseParams(StageParams):
+    """Another mixture for the rest of the training, or until the next phase; for annealing, as Llama 3 was trained."""
+
+    after_tokens: int = Field(ge=1, description="of the training that come before it, a whole number of blocks")
+    mixture: dict[str, float] = Field(
+        min_length=1, description="weight of each source in it; one that isn't named isn't drawn"
+    )
+
+    @field_validator("mixture")
+    @classmethod
+    def _positive(cls, mixture: dict[str, float]) -> dict[str, float]:
+        for name, weight in mixture.items():
+            if not 0 < weight < float("inf"):
+                raise ValueError(f"{name} has the weight {weight}; give a positive number, or leave it out")
+        return mixture
+
+
 class PretrainParams(StageParams):
     """The model, its objective, and the budget in tokens."""
 
@@ -73,6 +93,7 @@ class PretrainParams(StageParams):
     tokens: int = Field(ge=1, description="the budget; rounded up to whole steps")
     tokens_per_step: int = Field(ge=1, description="the global batch")
     block_samples: int = Field(256, ge=1, description="samples in which the mixture holds exactly")
+    phases: tuple[PhaseParams, ...] = Field((), description="other mixtures, later in the training")
     optimizer: Annotated[AdamWParams | MuonParams, Field(discriminator="name", description="by its name")]
     schedule: ScheduleParams
     z_loss: float = Field(0.0, ge=0, description="weight of log² Z in the loss; PaLM has 0.0001")
@@ -97,6 +118,7 @@ class PretrainParams(StageParams):
                 f"tokens_per_step ({self.tokens_per_step}) must be a multiple of "
                 f"sequence_length ({self.sequence_length})"
             )
+        self._check_phases()
         if (self.model is None) == (self.start is None):
             raise ValueError("give either model (to begin from random weights) or start (to go on from a base model)")
         if self.model is not None and not isinstance(self.model.get("model_type"), str):
@@ -112,6 +134,32 @@ class PretrainParams(StageParams):
                 f"lower it, or checkpoint_steps"
             )
         return self
+
+    def _check_phases(self) -> None:
+        block, begins = self.block_samples * self.sequence_length, [0, *(phase.after_tokens for phase in self.phases)]
+        for before, begin in pairwise([*begins, self.tokens]):
+            if before >= begin:
+                raise ValueError(f"phases: one after {begin} tokens can't follow after {before}; put them in order")
+        for begin in begins:
+            if begin % block:
+                near = max(1, round(begin / block)) * block
+                raise ValueError(
+                    f"phases.after_tokens ({begin}) must be a multiple of the {block} of a block, as {near}"
+                )
+
+    def order_phases(self, sources: Collection[str]) -> tuple[Phase, ...]:
+        """The phases as the sample order takes them.
+
+        Raises:
+            Refusal: if one names something else than `sources`.
+        """
+        for phase in self.phases:
+            if unknown := sorted(set(phase.mixture) - set(sources)):
+                raise Refusal(
+                    f"params.yaml: pretrain.phases names {unknown[0]} in its mixture, which is no source "
+                    f"(known: {', '.join(sorted(sources))}); correct or remove it"
+                )
+        return tuple(Phase(phase.after_tokens // self.sequence_length, phase.mixture) for phase in self.phases)
 
     def publishes(self, step: int) -> bool:
         """Whether the weights after this many steps are published."""

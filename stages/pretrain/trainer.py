@@ -89,6 +89,11 @@ class Trainer:
         """Go on from a checkpoint, by its tensors; in all processes from those of the first one, wherever they are."""
         self.steps = restore(of_first(tensors, self.accelerator), self.model, self.optimizers)
 
+    def epochs(self) -> dict[str, float]:
+        """How often the whole training sees each source."""
+        drawn = self.order.drawn(self.params.steps * self.params.samples_per_step)
+        return {name: count / self.order.windows[name] for name, count in drawn.items()}
+
     def targets_per_step(self) -> int:
         """Tokens that count in the loss of a step, over all processes."""
         params = self.params

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lineage.steps import Plan, Times, drawn, seen, target_tokens, times_seen
-from stages.order import Order
+from stages.order import Order, Phase
 
 CASES = range(25)
 
@@ -14,10 +14,14 @@ CASES = range(25)
 def order_of(draw: random.Random) -> Order:
     """Any order."""
     names = "abc"[: draw.randrange(1, 4)]
-    windows = {name: draw.randrange(1, 300) for name in names}
-    return Order(
-        draw.randrange(9), draw.randrange(12, 70), windows, {name: draw.randrange(1, 4) / 10 for name in names}
-    )
+    windows, size = {name: draw.randrange(1, 300) for name in names}, draw.randrange(12, 70)
+
+    def mixture(sources: str) -> dict[str, float]:
+        return {name: draw.randrange(1, 4) / 10 for name in sources}
+
+    begins = sorted(draw.sample(range(1, 30), draw.randrange(3)))
+    phases = tuple(Phase(begin * size, mixture(names[: draw.randrange(len(names)) + 1])) for begin in begins)
+    return Order(draw.randrange(9), size, windows, mixture(names), phases)
 
 
 @pytest.mark.parametrize("case", CASES)

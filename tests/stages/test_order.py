@@ -1,13 +1,16 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import yaml
 
-from stages.order import Order, Sample, apportion, count_windows, permute, unpermute
+from stages.order import Order, Phase, Sample, apportion, count_windows, permute, unpermute
 from stages.params import Refusal, load_mixture
 
+PHASES = (Phase(64 * 5, {"code": 1, "web": 1}), Phase(64 * 9, {"web": 1}), Phase(64 * 12, {"code": 3, "web": 1}))
 FIRST = [Sample("code", 0, 17), Sample("web", 0, 17), Sample("web", 0, 65)]
 ORDER = Order(seed=1, block_samples=64, windows={"web": 100, "code": 37}, mixture={"web": 0.7, "code": 0.3})
+PHASED = replace(ORDER, phases=PHASES)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000])
@@ -48,26 +51,54 @@ def test_each_epoch_shows_every_window_once():
     assert sorted(first) == list(range(37))
 
 
-def test_the_number_of_a_sample_leads_back_to_it():
+def test_in_a_phase_each_block_holds_the_phase_s_mixture():
+    blocks = [Counter(PHASED.sample(64 * block + place).source for place in range(64)) for block in (4, 5, 8, 9, 12)]
+
+    assert [block["web"] for block in blocks] == [45, 32, 32, 64, 16]
+
+
+def test_until_its_first_phase_an_order_is_what_it_is_without():
+    assert [PHASED.sample(number) for number in range(320)] == [ORDER.sample(number) for number in range(320)]
+
+
+def test_a_phase_goes_on_with_each_source_where_the_one_before_it_was():
+    samples = [PHASED.sample(number) for number in range(64 * 20)]
+
+    for source, size in PHASED.windows.items():
+        own = [sample for sample in samples if sample.source == source]
+        for epoch in range(own[-1].epoch):
+            assert sorted(sample.window for sample in own if sample.epoch == epoch) == list(range(size))
+
+
+@pytest.mark.parametrize("order", [ORDER, PHASED])
+def test_the_number_of_a_sample_leads_back_to_it(order):
     for number in range(2000):
-        assert ORDER.number(ORDER.sample(number)) == number
+        assert order.number(order.sample(number)) == number
 
 
-def test_all_numbers_at_which_a_window_is_trained_on_are_found():
+def test_a_sample_of_a_source_that_is_drawn_no_more_has_no_number():
+    order = replace(ORDER, phases=(Phase(64, {"web": 1}),))
+
+    assert order.number(Sample("code", 9, 0)) is None
+
+
+@pytest.mark.parametrize("order", [ORDER, PHASED])
+def test_all_numbers_at_which_a_window_is_trained_on_are_found(order):
     expected: dict[tuple[str, int], list[int]] = {}
     for number in range(1500):
-        sample = ORDER.sample(number)
+        sample = order.sample(number)
         expected.setdefault((sample.source, sample.window), []).append(number)
 
     for (source, window), numbers in expected.items():
-        assert sorted(ORDER.numbers(source, window, before=1500)) == numbers
+        assert sorted(order.numbers(source, window, before=1500)) == numbers
 
 
-@pytest.mark.parametrize("total", [0, 1, 63, 64, 65, 200])
-def test_the_samples_drawn_of_each_source_are_counted(total):
-    counted = Counter(ORDER.sample(number).source for number in range(total))
+@pytest.mark.parametrize("order", [ORDER, PHASED])
+@pytest.mark.parametrize("total", [0, 1, 63, 64, 65, 200, 320, 321, 640, 1000])
+def test_the_samples_drawn_of_each_source_are_counted(order, total):
+    counted = Counter(order.sample(number).source for number in range(total))
 
-    assert ORDER.drawn(total) == {"web": counted["web"], "code": counted["code"]}
+    assert order.drawn(total) == {"web": counted["web"], "code": counted["code"]}
 
 
 def test_the_order_is_what_it_has_always_been():
@@ -96,7 +127,7 @@ def test_the_mixture_is_read_in_the_order_of_the_names(tmp_path, names):
 def test_equal_remainders_go_to_the_first_by_name():
     order = Order(0, 3, {"b": 5, "a": 5}, {"b": 0.5, "a": 0.5})
 
-    assert order.per_block == {"a": 2, "b": 1}
+    assert order.stretches[0].counts == {"a": 2, "b": 1}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +139,7 @@ def test_equal_remainders_go_to_the_first_by_name():
 )
 def test_a_source_too_small_for_the_order_is_named(windows, mixture, named):
     with pytest.raises(Refusal, match=named):
-        _ = Order(1, 64, windows, mixture).per_block
+        _ = Order(1, 64, windows, mixture).stretches
 
 
 @pytest.mark.parametrize(("tokens", "windows"), [(0, 0), (8, 0), (9, 1), (16, 1), (17, 2)])

@@ -1,6 +1,7 @@
 """The parts of pretrain, on values; the whole of it is tested in tests/pipeline."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,11 @@ VALUES = {
     "schedule": {"shape": "wsd"},
 }
 PARAMS = parse_params(PretrainParams, VALUES, "pretrain")
+
+
+def phased(after: int) -> dict[str, Any]:
+    """A longer training with another mixture after so many tokens."""
+    return {"tokens": 100_000, "phases": [{"after_tokens": after, "mixture": {"a": 3, "b": 1}}]}
 
 
 def tiny_model(seed: int = 0) -> nn.Module:
@@ -326,6 +332,9 @@ def test_a_model_that_cant_be_is_refused(change, sentence):
         ({"start": {"folder": "x", "sha256": "0" * 64, "config_sha256": "0" * 64}}, "give either model"),
         ({"numerics": "portable", "precision": "bf16"}, "needs precision: fp32"),
         ({"objective": "masked", "document_masking": True}, "document_masking is for objective: causal"),
+        (phased(1000), r"phases.after_tokens \(1000\) must be a multiple of the \d+ of a block"),
+        (phased(10**9), "can't follow after 1000000000"),
+        ({"phases": [{"after_tokens": 1, "mixture": {"a": 0}}]}, "a has the weight 0.0"),
         ({"guard": {"most": -1}}, r"pretrain\.guard\.most is -1"),
         ({"schedule": {"shape": "wsd", "decay": 2}}, r"pretrain\.schedule\.decay is 2"),
     ],
@@ -333,6 +342,14 @@ def test_a_model_that_cant_be_is_refused(change, sentence):
 def test_impossible_params_are_refused(change, sentence):
     with pytest.raises(Refusal, match=sentence):
         parse_params(PretrainParams, {**VALUES, **change}, "pretrain")
+
+
+def test_a_phase_with_an_unknown_source_is_refused():
+    params = parse_params(PretrainParams, {**VALUES, **phased(2048)}, "pretrain")
+
+    assert [phase.begin for phase in params.order_phases({"a", "b"})] == [2048 // params.sequence_length]
+    with pytest.raises(Refusal, match=r"pretrain\.phases names b in its mixture, which is no source \(known: a\)"):
+        params.order_phases({"a"})
 
 
 def test_yaml_writes_3e_4_as_a_string_and_the_model_takes_the_number_that_was_meant():
