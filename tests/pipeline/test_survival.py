@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from damage import flip
 from safetensors.torch import load_file
 from tiny import Project
 from trainings import Training, deaths, train
@@ -142,6 +143,23 @@ def test_a_training_goes_on_with_another_number_of_processes_and_back(built, unt
     assert codes == [[75], [75, 75], [75, 75], [0]], said(untrained)
     assert "going on after step 30," in said(untrained)
     assert torch.allclose(losses(untrained), losses(built), atol=2e-3)
+
+
+@pytest.mark.long
+def test_a_damaged_slice_of_the_newest_checkpoint_costs_time_and_no_bit(untrained, tmp_path):
+    folder, settings = str(untrained.folder), SHARDED | EACH_STEP
+    undisturbed = Project(tmp_path / "undisturbed")
+    shutil.copytree(untrained.folder, undisturbed.folder, symlinks=True)
+    (whole,) = train(undisturbed, Training(str(undisturbed.folder), world=2, settings=settings))
+
+    (stopped,) = train(untrained, Training(folder, world=2, settings=settings, stop_after=20))
+    newest = max(untrained.folder.glob("scratch/pretrain/*/step-????????"))
+    flip(newest / "optimizer-00002-of-00002.safetensors")
+    (ended,) = train(untrained, Training(folder, world=2, settings=settings))
+
+    assert (whole, stopped, ended) == ([0, 0], [75, 75], [0, 0]), said(untrained)
+    assert "optimizer-00002-of-00002.safetensors" in said(untrained)
+    assert made(untrained) == made(undisturbed)
 
 
 def test_a_step_that_hangs_ends_with_the_stacks_of_all_threads_and_is_tried_again(built, untrained):
