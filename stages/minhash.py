@@ -2,8 +2,8 @@
 
     texts  ->  128-bit digests of them, and MinHash signatures of their shingles
 
-Broder 1997, On the resemblance and containment of documents; the folding of characters and the figures are FineWeb's
-(Penedo et al. 2024, arXiv:2406.17557, section 3.4). Of each hash only the lower 16 bits are kept (b-bit minwise
+Broder 1997, On the resemblance and containment of documents; the folding of characters is FineWeb's (Penedo et al.
+2024, arXiv:2406.17557, section 3.4). Of each hash only the lower 16 bits are kept (b-bit minwise
 hashing, Li and König 2010, WWW): a quarter of the bytes of 64-bit hashes,
 and two that differ seem equal once in 65,536.
 """
@@ -42,12 +42,12 @@ class FingerprintParams(StageParams):
     """What the signatures of documents are made of.
 
     Two documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands: at the
-    default 0.56 for s = 0.7, 0.92 for 0.8.
+    default 0.98 for s = 0.7, 0.9999 for 0.8, but 0.5 for 0.5, too, which is why dedup.min_similarity is asked of them.
     """
 
     ngram: int = Field(5, ge=1, le=32, description="words in a shingle")
-    bands: int = Field(14, ge=1, le=256, description="bands of a signature")
-    rows: int = Field(8, ge=1, le=64, description="hashes in a band")
+    bands: int = Field(22, ge=1, le=256, description="bands of a signature")
+    rows: int = Field(5, ge=1, le=64, description="hashes in a band")
     seed: int = Field(1, ge=0, lt=1 << 63, description="of the hashes")
 
     @property

@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from stages.dedup.checks import Check
 from stages.dedup.groups import Groups, choose, grown
 from stages.dedup.params import DedupParams
 from stages.dedup.runs import RANGE, Run, Shard, write_links, write_run
@@ -84,10 +85,11 @@ def write_runs(
     return runs, map_shards(linking, kinds, "dedup: links")
 
 
-def judge(runs: Sequence[Run], links: Sequence[Path], folder: Path, params: DedupParams) -> dict[str, Kept]:
+def judge(runs: Sequence[Run], links: Sequence[Path], folder: Path, check: Check) -> dict[str, Kept]:
     """Write the verdicts on every shard's duplicates into `folder`; what is kept of each source."""
-    groups = Groups(grown(sum(run.candidates for run in runs), links), runs, folder)
-    write_verdicts(groups, choose(groups, params), runs, folder)
+    forest = grown(sum(run.candidates for run in runs), links, check.holds)
+    groups = Groups(forest, runs, folder)
+    write_verdicts(groups, choose(groups, check.params), check, folder)
     return {
         source: joined(survivors(run, folder) for run in own)
         for source, own in groupby(runs, key=lambda run: run.shard.source)
@@ -127,7 +129,7 @@ def main() -> None:
     check_priority(params, list(source_folders(FILTERED)))
     with work_folder() as folder:
         runs, links = write_runs(shards, folder, params, made)
-        kept = judge(runs, links, folder, params)
+        kept = judge(runs, links, folder, Check(runs, folder, params, made))
         for source in kept:  # all of them before the first is written
             check_train(source, kept[source])
         for source in kept:

@@ -7,7 +7,7 @@ A root is the least number of its tree, so the groups don't depend on the order 
 5 bytes for each candidate (9, from 2^31 on) and some 90 for each group of two and more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,20 @@ SLICE = 1 << 20  # candidates looked at at once
 ID_BYTES = "S32"  # see document_id
 
 
-def grown(candidates: int, links: Sequence[Path]) -> Forest:
-    """For each candidate the least one of its group: of all that are connected to it by `links`."""
+def grown(candidates: int, links: Sequence[Path], holds: Callable[[Ints, Ints], Bools]) -> Forest:
+    """For each candidate the least one of its group: of all that are connected to it by links that hold.
+
+    The first file of `links` is of equal digests, which always hold. Pairs that are connected already aren't asked of.
+    """
     forest: Forest = np.arange(candidates, dtype=np.int32 if candidates < 1 << 31 else np.int64)
-    for path in links:
+    for kind, path in enumerate(links):
         for pairs in read_links(path):
-            unite(forest, pairs["left"], pairs["right"])
+            left, right = pairs["left"], pairs["right"]
+            if kind:
+                asked = np.flatnonzero(roots(forest, left) != roots(forest, right))
+                asked = asked[holds(left[asked], right[asked])]
+                left, right = left[asked], right[asked]
+            unite(forest, left, right)
     for begin in range(0, candidates, SLICE):
         roots(forest, np.arange(begin, min(begin + SLICE, candidates)))
     return forest

@@ -15,8 +15,11 @@ class DedupParams(StageParams):
     held_out: float = Field(0.0, ge=0, lt=1, description="share of the kept documents that is never trained on")
     near: bool = Field(True, description="find near-duplicates, not only exact ones")
     across_sources: bool = Field(True, description="find duplicates in other sources, too, not only in the same one")
+    min_similarity: float | None = Field(
+        0.65, gt=0, le=1, description="least similarity of near-duplicates that share a band, estimated by all hashes"
+    )
     verify: float | None = Field(
-        None, gt=0, le=1, description="least true Jaccard similarity of a pair that is linked as near-duplicates"
+        None, gt=0, le=1, description="the same by their texts, which are read for it: least true Jaccard similarity"
     )
     keep: tuple[Literal["priority", "length", "id"], ...] = Field(
         ("priority", "length", "id"),

@@ -154,13 +154,19 @@ def read_range(runs: Sequence[Run], folder: Path, kind: int, number: int, ranges
 
 
 def linked(keys: Hashes, numbers: Ints, sources: Ints | None) -> npt.NDArray[np.void]:
-    """Pairs that link every candidate to the first one with the same of the sorted `keys` (and the same source)."""
+    """Pairs that link every candidate to the first one with the same of the sorted `keys` (and the same source).
+
+    And to the one before it: should its link to the first not hold, that one may.
+    """
     new = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
     if sources is not None:
         new[1:] |= sources[1:] != sources[:-1]
     firsts = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0)) if len(keys) else numbers
-    pairs = np.empty(int((~new).sum()), PAIR)
-    pairs["left"], pairs["right"] = numbers[firsts[~new]], numbers[~new]
+    others = np.flatnonzero(~new)
+    thirds = others[firsts[others] < others - 1]
+    pairs = np.empty(len(others) + len(thirds), PAIR)
+    pairs["left"] = numbers[np.append(firsts[others], thirds - 1)]
+    pairs["right"] = numbers[np.append(others, thirds)]
     return pairs
 
 

@@ -4,17 +4,17 @@ groups, and what is kept of them  ->  verdicts of each shard  ->  filter's decis
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from stages.dedup.checks import PAIRS, Check, parts
 from stages.dedup.groups import Chosen, Groups, Members
 from stages.dedup.runs import Run, Shard, read_draws, read_rows, read_signatures
 from stages.dedup.split import Kept, held_out, kept_of
 from stages.documents import DECISION_SCHEMA, read_shard, shard_name, write_shard
-from stages.minhash import Signatures, similarities
+from stages.minhash import similarities
 
 # What dedup says of a document, by its row; a column is null where it has nothing to say.
 VERDICT_SCHEMA = pl.Schema(
@@ -29,11 +29,12 @@ VERDICT_SCHEMA = pl.Schema(
 )
 
 
-def write_verdicts(groups: Groups, kept: Chosen, runs: Sequence[Run], folder: Path) -> None:
+def write_verdicts(groups: Groups, chosen: Chosen, check: Check, folder: Path) -> None:
     """Write a table of VERDICT_SCHEMA into `folder` for each run."""
-    signed = signatures_of_kept(kept, runs, folder)
+    signed = folder / "chosen.npy"
+    write_chosen(signed, chosen, check)
     for members in groups.members():
-        write_shard(verdict_path(folder, members.run.shard), verdicts(members, kept, signed))
+        write_shard(verdict_path(folder, members.run.shard), verdicts(members, chosen, signed))
 
 
 def verdict_path(folder: Path, shard: Shard) -> Path:
@@ -41,42 +42,34 @@ def verdict_path(folder: Path, shard: Shard) -> Path:
     return folder / shard_name("verdicts", shard.place)
 
 
-def signatures_of_kept(kept: Chosen, runs: Sequence[Run], folder: Path) -> Signatures | None:
-    """The signature of what each group keeps, on disk: read run by run, so that they can be had in any order."""
-    if not len(kept.numbers):
-        return None
-    hashes = read_signatures(runs[0].shard.signatures).shape[1]
-    signed = np.lib.format.open_memmap(folder / "kept.npy", "w+", np.uint16, (len(kept.numbers), hashes))
-    order = np.argsort(kept.numbers)
-    ends = np.searchsorted(kept.numbers[order], np.cumsum([0, *(run.candidates for run in runs)]))
-    first = 0
-    for run, begin, end in zip(runs, ends, ends[1:], strict=False):
-        own = order[begin:end]
-        if len(own):
-            rows = read_rows(run, folder)[kept.numbers[own] - first]
-            signed[own] = read_signatures(run.shard.signatures)[rows]
-        first += run.candidates
-    return signed
+def write_chosen(path: Path, chosen: Chosen, check: Check) -> None:
+    """Write the signature of what each group keeps, read in the order of the runs, so that they can be had in any."""
+    order = np.argsort(chosen.numbers)
+    shape = (len(order), check.made.hashes)
+    np.lib.format.open_memmap(path, "w+", np.uint16, shape)
+    for part in parts(len(order), PAIRS):
+        into = np.lib.format.open_memmap(path, "r+")  # opened anew, so that not all of it stays in memory
+        into[order[part]] = check.signatures(chosen.numbers[order[part]])
 
 
-def verdicts(members: Members, kept: Chosen, signed: Signatures | None) -> pl.DataFrame:
-    """One row by VERDICT_SCHEMA for each of `members`; `signed` has the signature of what each group keeps."""
+def verdicts(members: Members, chosen: Chosen, signed: Path) -> pl.DataFrame:
+    """One row by VERDICT_SCHEMA for each of `members`; the file `signed` has the signature of what each group keeps."""
     groups = members.groups
-    dropped = kept.numbers[groups] != members.numbers
-    exact = (members.digests == kept.digests[groups]).all(axis=1)
+    dropped = chosen.numbers[groups] != members.numbers
+    exact = (members.digests == chosen.digests[groups]).all(axis=1)
     similarity = np.ones(len(groups))
     near = np.flatnonzero(dropped & ~exact)
-    if len(near) and signed is not None:
+    if len(near):
         own = read_signatures(members.run.shard.signatures)[members.rows[near]]
-        similarity[near] = similarities(own, signed[groups[near]])
+        similarity[near] = similarities(own, read_signatures(signed)[groups[near]])
     table = pl.DataFrame(
         {
             "row": members.rows,
             "keep": ~dropped,
             "rule": pl.Series(np.where(exact, "exact_duplicate", "near_duplicate").tolist(), dtype=pl.String),
-            "duplicate_of": pl.Series(kept.ids[groups].astype(str).tolist(), dtype=pl.String),
+            "duplicate_of": pl.Series(chosen.ids[groups].astype(str).tolist(), dtype=pl.String),
             "similarity": similarity,
-            "duplicates": kept.sizes[groups] - 1,
+            "duplicates": chosen.sizes[groups] - 1,
         }
     )
     absent = [pl.when(~pl.col("keep")).then(pl.col(name)) for name in ("rule", "duplicate_of", "similarity")]

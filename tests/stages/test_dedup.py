@@ -4,11 +4,12 @@ import hashlib
 import json
 import random
 import sys
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import pytest
-from copies import edited, jaccard, lay, prose
+from copies import VOCABULARY, edited, jaccard, lay, prose
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -50,24 +51,34 @@ def decided(tmp_path, monkeypatch):
     return decide
 
 
-def plainly_kept(shards, params):
-    """For each document the place of the one that is kept: by the plain way, with all of them in memory at once.
+def plainly_kept(shards, params, made=PARAMS):
+    """For each document the id of the one that is kept: by the plain way, with all of them in memory at once.
 
     `shards` are (source, texts). Documents of fewer than four characters aren't candidates.
     """
     rows = [(source, f"{number}/{index}", text) for source, number, texts in shards for index, text in enumerate(texts)]
     places = [place for place, (_, _, text) in enumerate(rows) if len(text) > 3]
     texts = [rows[place][2] for place in places]
-    signed, digests = signatures(texts, PARAMS), text_digests(pl.Series(texts, dtype=pl.String))
+    signed, digests = signatures(texts, made), text_digests(pl.Series(texts, dtype=pl.String))
     buckets = {}
+
+    def alike(pair):
+        one, other = pair
+        share = (signed[one] == signed[other]).mean()
+        true = jaccard(texts[one].lower(), texts[other].lower(), made.ngram) if params.verify else 1
+        return share >= (params.min_similarity or 0) and true >= (params.verify or 0)
+
     for one, (digest, signature) in enumerate(zip(digests, signed, strict=True)):
         keys = [("digest", digest)]
         if params.near and (signature != 0xFFFF).any():
-            keys += [(band, signature[8 * band : 8 * band + 8].tobytes()) for band in range(14)]
+            keys += [(band, signature.reshape(made.bands, -1)[band].tobytes()) for band in range(made.bands)]
         for key in keys:
             source = None if params.across_sources else rows[places[one]][0]
             buckets.setdefault((key, source), []).append(one)
-    pairs = [(bucket[0], other) for bucket in buckets.values() for other in bucket[1:]]
+    pairs = []
+    for (key, _), bucket in buckets.items():
+        linked = {(one, other) for before, other in pairwise(bucket) for one in (bucket[0], before)}
+        pairs += [pair for pair in linked if key[0] == "digest" or alike(pair)]
     left, right = np.array(pairs).reshape(-1, 2).T
     graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(places), len(places)))
     labels = connected_components(graph, directed=False)[1]
@@ -153,7 +164,36 @@ def test_planted_near_duplicates_are_found_and_the_similarity_is_near_the_true_o
     errors = [row["similarity"] - jaccard(texts[place[row["id"]]], texts[place[row["duplicate_of"]]])
               for row in found.iter_rows(named=True)]  # fmt: skip
     assert abs(np.mean(errors)) < 0.02
-    assert np.std(errors) < 0.05  # sqrt(s (1 - s) / 112) at s = 0.8 is 0.038
+    assert np.std(errors) < 0.05  # sqrt(s (1 - s) / 110) at s = 0.8 is 0.038
+
+
+def with_so_many_edits(text, share, seed):
+    """`text` with exactly this share of its words replaced."""
+    draw, words = random.Random(seed), text.split()
+    for place in draw.sample(range(len(words)), round(share * len(words))):
+        words[place] = draw.choice(VOCABULARY)
+    return " ".join(words)
+
+
+def test_copies_with_two_words_in_a_hundred_edited_are_found_and_what_is_less_alike_is_kept(decided):
+    draw = random.Random(1)
+    originals = [prose(seed, int(min(100 * draw.paretovariate(1.2), 2000))) for seed in range(2000)]
+    copies = [with_so_many_edits(text, 0.02, seed) for seed, text in enumerate(originals[:1000])]
+    others = [with_so_many_edits(text, draw.uniform(0.06, 0.4), seed) for seed, text in enumerate(originals[1000:])]
+    texts = originals + copies + others
+
+    decisions = decided(texts)
+
+    removed = decisions.with_row_index("place").filter(~pl.col("keep"))
+    found = removed["place"].is_in([*range(1000), *range(2000, 3000)]).sum()  # the copy or its original
+    place = {id: number for number, id in enumerate(decisions["id"])}
+    pairs = [
+        (texts[own], texts[place[other]]) for own, other in zip(removed["place"], removed["duplicate_of"], strict=True)
+    ]
+    false = sum(jaccard(*pair) < 0.6 for pair in pairs)
+    assert found >= 995
+    assert false < 0.005 * len(removed)
+    assert len(removed) - found < 50  # of those less alike
 
 
 def test_without_near_only_exact_duplicates_are_dropped(decided):
@@ -186,18 +226,25 @@ def many():
         {"priority": ["wiki", "books"]},
         {"keep": ["length", "priority"], "priority": ["wiki"]},
         {"keep": ["id"]},
+        {"min_similarity": None},
+        {"min_similarity": 0.9},
+        {"min_similarity": None, "verify": 0.75},
     ],
 )
-def test_what_is_kept_is_what_the_plain_way_keeps(tmp_path, monkeypatch, params):
+@pytest.mark.parametrize("made", [{}, {"bands": 14, "rows": 8, "ngram": 3, "seed": 7}])
+def test_what_is_kept_is_what_the_plain_way_keeps(tmp_path, monkeypatch, params, made):
     monkeypatch.setattr(runs, "RANGE", 50)  # so that keys are read in many ranges, and links in many pieces
     monkeypatch.setattr("stages.dedup.__main__.RANGE", 50)
     monkeypatch.setattr(runs, "CHUNK", 7)
     monkeypatch.setattr("stages.dedup.groups.SLICE", 13)
+    monkeypatch.setattr("stages.dedup.checks.PAIRS", 11)
+    monkeypatch.setattr("stages.dedup.checks.TEXTS", 5)
     sources = many()
-    lay(tmp_path, sources, params)
+    lay(tmp_path, sources, params, made)
     expected = plainly_kept(
         [(source, number, texts) for source, shards in sources.items() for number, texts in enumerate(shards)],
         DedupParams(**params),
+        FingerprintParams(**made),
     )
 
     run_stage(tmp_path, monkeypatch)
@@ -222,7 +269,7 @@ def test_a_forest_has_the_connected_components_whatever_the_order_of_the_links(t
     for number, part in enumerate((pairs[:150], pairs[150:])):
         part.tofile(tmp_path / str(number))
 
-    forest = grown(500, [tmp_path / "0", tmp_path / "1"])
+    forest = grown(500, [tmp_path / "0", tmp_path / "1"], lambda left, right: np.ones(len(left), bool))
 
     assert np.array_equal(forest, least)
 
