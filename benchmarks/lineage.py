@@ -149,6 +149,7 @@ def write_decisions(filtered: Path, deduped: Path, number: int, drawn: Drawn) ->
         threshold=pl.when(dropped).then(pl.lit(50.0)),
         duplicate_of=pl.lit(None, pl.String),
         similarity=pl.lit(None, pl.Float64),
+        duplicates=pl.lit(None, pl.Int64),
     )
     columns = DECISION_SCHEMA.names()
     write_shard(

@@ -21,10 +21,10 @@ from typing import Any
 
 import polars as pl
 
-from stages.dedup import DedupParams, signatures
 from stages.documents import read_shard, shard_paths
 from stages.extract.signals import measure
 from stages.filter import FilterParams, decide, rules
+from stages.minhash import FingerprintParams, signatures
 from stages.params import Refusal, parse_params
 from stages.process import run
 
@@ -68,11 +68,11 @@ def filtered(texts: list[str]) -> dict[str, list[bool]]:
 def ours(texts: list[str]) -> dict[str, Any]:
     """CPU seconds of the rules and of the signatures, and what the rules keep."""
     warm = texts[:1]
-    filtered(warm), signatures(warm, DedupParams())
+    filtered(warm), signatures(warm, FingerprintParams())
     begin = time.process_time()
     keep = filtered(texts)
     ruled = time.process_time()
-    signatures(texts, DedupParams())
+    signatures(texts, FingerprintParams())
     return {"filters": ruled - begin, "minhash": time.process_time() - ruled, "keep": keep}
 
 

@@ -14,7 +14,8 @@ from stages.settings import settings
 # By name, not by import: none of them is loaded before it is asked, and a flow doesn't depend on stages.
 SOURCE_MODELS = {"extract": "stages.extract.params.ExtractParams", "filter": "stages.filter.FilterParams"}
 STAGE_MODELS = {
-    "dedup": "stages.dedup.DedupParams",
+    "fingerprint": "stages.minhash.FingerprintParams",
+    "dedup": "stages.dedup.params.DedupParams",
     "tokenizer": "stages.tokenizer.TokenizerParams",
     "tokenize": "stages.tokenize.TokenizeParams",
     "pretrain": "stages.pretrain.params.PretrainParams",

@@ -24,7 +24,7 @@ from lineage.difference import difference
 from lineage.history import LOCK
 from stages.params import Refusal
 
-DATA = ("download", "extract", "filter", "dedup", "tokenizer", "tokenize")
+DATA = ("download", "extract", "filter", "fingerprint", "dedup", "tokenizer", "tokenize")
 MODEL = ("pretrain",)
 TOLERANCE = 0.02  # of bits per byte, relative; docs/reproducibility.md says where it comes from
 EVALUATION = "metrics/evaluate.json"

@@ -20,6 +20,7 @@ import polars as pl
 from stages.params import Refusal, source_names
 
 MANIFEST = "manifest.json"
+ROW_GROUP = 8192  # rows of a shard that are written, and can be read, together
 
 DOCUMENT_SCHEMA = pl.Schema(
     {
@@ -35,7 +36,7 @@ DOCUMENT_SCHEMA = pl.Schema(
 )
 
 # What became of a document in one stage. `value` broke `threshold` if it is dropped by a rule of filter;
-# `duplicate_of` and `similarity` (Jaccard, estimated) are of dedup.
+# the rest is dedup's.
 DECISION_SCHEMA = pl.Schema(
     {
         "id": pl.String,
@@ -44,8 +45,9 @@ DECISION_SCHEMA = pl.Schema(
         "rule": pl.String,  # null if kept
         "value": pl.Float64,
         "threshold": pl.Float64,
-        "duplicate_of": pl.String,
-        "similarity": pl.Float64,
+        "duplicate_of": pl.String,  # the document that is kept in its place
+        "similarity": pl.Float64,  # to that one: Jaccard, estimated
+        "duplicates": pl.Int64,  # of a kept document: how many are dropped for it; null if none
         "split": pl.String,  # "train" or "held_out" once dedup has decided, else null
     }
 )
@@ -90,16 +92,32 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, columns=columns)
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise Refusal(
-            f"{path} can't be read ({reason}); remove its folder and run `dvc repro` to make it again"
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def read_blocks(path: Path, columns: list[str], rows: int = ROW_GROUP) -> Iterator[pl.DataFrame]:
+    """`columns` of the table in `path`, a row group at a time, so that memory isn't bound to the shard's size.
+
+    Raises:
+        Refusal: if the file isn't readable Parquet or lacks a column.
+    """
+    for begin in range(0, len(read_shard(path, columns[:1])), rows):
+        try:
+            yield pl.scan_parquet(path).select(columns).slice(begin, rows).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> Refusal:
+    """What is said of a shard that can't be read."""
+    reason = str(error).splitlines()[0]
+    return Refusal(f"{path} can't be read ({reason}); remove its folder and run `dvc repro` to make it again")
 
 
 def write_shard(path: Path, table: pl.DataFrame) -> None:
     """Write `table` as Parquet (zstd), whole or not at all; equal tables make equal bytes."""
     partial = path.with_name(f".{path.name}.partial")
-    table.write_parquet(partial, compression="zstd", compression_level=3, row_group_size=8192, statistics=False)
+    table.write_parquet(partial, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, statistics=False)
     publish(partial, path)
 
 

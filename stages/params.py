@@ -1,7 +1,7 @@
 """The typed parameters: one frozen model per stage, read from its section of params.yaml."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,6 +20,8 @@ class StageParams(BaseModel):
     """Base of every stage's parameters: immutable, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    moved: ClassVar[dict[str, str]] = {}  # names that stood here once, and the full names that they have now
 
 
 P = TypeVar("P", bound=StageParams)
@@ -93,11 +95,13 @@ def load_mixture(path: Path = PARAMS_FILE) -> dict[str, float]:
     return {name: weights[name] / total for name in sorted(names)}
 
 
-def _sentence(where: str, model: type[BaseModel], problem: Any) -> str:
+def _sentence(where: str, model: type[StageParams], problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     at = f"{where}.{key}" if key else where
     match problem["type"]:
         case "extra_forbidden":
+            if key in model.moved:
+                return f"{at} is {model.moved[key]} now; move it there"
             known = _known(model, problem["loc"])
             return f"{at} is not a parameter of this stage; remove it or correct its spelling{known}"
         case "missing":

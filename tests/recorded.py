@@ -14,7 +14,7 @@ STORIES = 260
 FILES = 6
 EACH = 30  # documents that are bad in the same way
 STEPS, SAMPLES, LENGTH = 80, 32, 32
-DATA = ("download", "extract", "filter")
+DATA = ("download", "extract", "filter", "fingerprint")
 
 # The stages one after another in one process, which spares their imports; then pretrain, with what torch's embedding
 # and the loss are called with written down.

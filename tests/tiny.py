@@ -82,6 +82,7 @@ PARAMS: dict[str, Any] = {
         },
     },
     "mixture": {"stories": 2, "scripts": 1},
+    "fingerprint": {},
     "dedup": {"held_out": 0.1},
     "tokenizer": {"vocabulary": 400, "sample_bytes": 100_000},
     "tokenize": {"dtype": "uint16"},

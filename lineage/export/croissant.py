@@ -59,6 +59,7 @@ COLUMNS = {
     "threshold": "The threshold that it broke.",
     "duplicate_of": "The document that was kept instead of it.",
     "similarity": "Estimated Jaccard similarity with that document.",
+    "duplicates": "How many documents were dropped as its duplicates, if it was kept.",
     "split": "train or held_out, if it was kept.",
 }
 

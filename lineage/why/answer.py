@@ -5,6 +5,7 @@ a build, a query  ->  Answer: ways of documents, input that never became one, or
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lineage.checkout import checked_out
 from lineage.documents import DEDUP, EXTRACT, FILTER, TOKENIZE, Place
@@ -15,6 +16,7 @@ from lineage.training import plan_of
 from lineage.why.elsewhere import elsewhere
 from lineage.why.query import Unreadable, located, unreadable
 from lineage.why.way import Way, way_of
+from stages.minhash import FingerprintParams
 from stages.params import Refusal, parse_params
 
 LONGEST_NAME = 400  # characters of an id, an origin or a URL; more is a text
@@ -84,12 +86,10 @@ def ways(root: Path, build: Build, folder: Path, places: list[Place]) -> list[Wa
 def answer_to_text(root: Path, build: Build, folder: Path, text: str) -> Answer:
     """The documents with this text, else those most like it, and the way of the best of these."""
     from lineage.why.text import exact, nearest  # what compares texts takes a second to load
-    from stages.dedup import DedupParams
 
     if places := exact(folder, text):
         return Answer(build.title, build.commit, "a text", ways(root, build, folder, places))
-    stage = build.stages.get("dedup")
-    params = parse_params(DedupParams, stage.params.get("dedup") if stage else {}, f"{LOCK} of {build.title}: dedup")
+    params = parse_params(FingerprintParams, made_by(build), f"{LOCK} of {build.title}: fingerprint")
     found = nearest(folder, text, params)
     if not found.matches:
         raise Refusal(
@@ -105,6 +105,16 @@ def answer_to_text(root: Path, build: Build, folder: Path, text: str) -> Answer:
         build.title, build.commit, "a text", ways(root, build, folder, best),
         nearest=alike, compared=found.compared, documents=found.documents,
     )  # fmt: skip
+
+
+def made_by(build: Build) -> Any:
+    """What `build` made its signatures with; before there was a stage fingerprint, dedup's section said so."""
+    for stage in build.stages.values():
+        if stage.kind == "fingerprint":
+            return stage.params.get("fingerprint")
+    dedup = build.stages.get("dedup")
+    section = (dedup.params.get("dedup") if dedup else None) or {}
+    return {name: value for name, value in section.items() if name in FingerprintParams.model_fields}
 
 
 def not_found(root: Path, build: Build, folder: Path, query: str) -> str:

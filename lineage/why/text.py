@@ -6,7 +6,7 @@ Exact means what dedup means by it: the same but for case and white space. As ne
 marks a text has, extract's signals name the few candidates, and only their texts are read. What is like the text is
 looked for among the documents whose words and marks come nearest in number and length, as many as can be read in a
 second, and, in a corpus of moderate size, among those that have one of a few phrases of it; the similarity of the best
-of these is estimated from dedup's MinHash signatures.
+of these is estimated from MinHash signatures as dedup has them.
 """
 
 import re
@@ -20,9 +20,9 @@ import numpy.typing as npt
 import polars as pl
 
 from lineage.documents import EXTRACT, Place, Shard, scan, shards
-from stages.dedup import DedupParams, shingles, signatures, similarities, text_digests
 from stages.documents import shard_name
 from stages.extract.cleaning import clean_text
+from stages.minhash import FingerprintParams, shingles, signatures, similarities, text_digests
 from stages.words import batches, buffer_of, words_of
 
 Shingles = npt.NDArray[np.uint32]
@@ -90,7 +90,7 @@ def exact(build: Path, text: str) -> list[Place]:
     ]
 
 
-def nearest(build: Path, text: str, params: DedupParams) -> Nearest:
+def nearest(build: Path, text: str, params: FingerprintParams) -> Nearest:
     """The documents that share most shingles with `text`, and their estimated similarity.
 
     None for a text of fewer than params.ngram words.
@@ -105,7 +105,7 @@ def nearest(build: Path, text: str, params: DedupParams) -> Nearest:
         best += [found for found in zip(shares, places, texts, strict=True) if found[0]]
         best = sorted(best, key=lambda found: -found[0])[: 4 * BEST]
     signed = signatures([text, *(each for _, _, each in best)], params)
-    alike = similarities(signed, np.zeros(len(signed), np.int64))[1:].tolist()
+    alike = similarities(signed[1:], signed[:1]).tolist()
     matches = [Match(place, share, like) for (like, place, _), share in zip(best, alike, strict=True)]
     matches.sort(key=lambda match: (-match.likeness, -match.similarity, match.place.id))
     return Nearest(matches[:BEST], len(rows), sum(shard.rows for shard in listed))

@@ -69,5 +69,5 @@ def test_the_real_dag_is_that_of_this_project():
 
     assert dag.stages[-1].name == "evaluate"
     assert {stage.kind for stage in dag.stages} == {
-        "download", "extract", "filter", "dedup", "tokenizer", "tokenize", "pretrain", "evaluate",
+        "download", "extract", "filter", "fingerprint", "dedup", "tokenizer", "tokenize", "pretrain", "evaluate",
     }  # fmt: skip

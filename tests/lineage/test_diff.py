@@ -39,7 +39,7 @@ def stricter(committed, tmp_path_factory):
     shutil.copytree(committed.folder, folder, symlinks=True)
     project = Project(folder)
     project.set("sources.stories.filter.gopher_quality.min_words", 250)
-    code = folder / "stages/dedup.py"
+    code = folder / "stages/dedup/split.py"
     code.write_text(code.read_text() + "\n# Another line.\n")
     project.repro("dedup")
     return project
@@ -63,8 +63,8 @@ def test_parameters_and_code_that_changed_are_told(found):
     key = "sources.stories.filter.gopher_quality.min_words"
 
     assert found.params == {key: (ABSENT, 250)}
-    assert found.code == ["stages/dedup.py"]
-    assert [(file.path, file.added, file.removed) for file in found.files] == [("stages/dedup.py", 2, 0)]
+    assert found.code == ["stages/dedup"]
+    assert [(file.path, file.added, file.removed) for file in found.files] == [("stages/dedup/split.py", 2, 0)]
 
 
 def test_why_a_stage_ran_again_is_what_changed_for_it(found):
@@ -73,12 +73,12 @@ def test_why_a_stage_ran_again_is_what_changed_for_it(found):
     assert list(again) == ["filter@stories", "dedup"]
     assert [(cause.kind, cause.what) for cause in again["dedup"].causes] == [
         ("input", "data/filter"),
-        ("code", "stages/dedup.py"),
+        ("code", "stages/dedup"),
     ]
     assert again["dedup"].causes[0].because == ("filter@stories",)
     assert {cause.what for cause in roots("dedup", again)} == {
         "sources.stories.filter.gopher_quality.min_words",
-        "stages/dedup.py",
+        "stages/dedup",
     }
 
 
@@ -115,7 +115,7 @@ def test_a_page_tells_people_and_json_tells_programs(stricter, found):
     done = stricter.run(sys.executable, "-m", "pedigree", "diff", "--json")
 
     assert "because filter@stories changed" in page
-    assert "stages/dedup.py (+2 -0)" in page
+    assert "stages/dedup/split.py (+2 -0)" in page
     told = json.loads(done.stdout)
     assert told["params"] == {"sources.stories.filter.gopher_quality.min_words": {"old": ABSENT, "new": 250}}
     assert [stage["stage"] for stage in told["stages"]] == ["filter@stories", "dedup"]

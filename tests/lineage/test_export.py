@@ -393,7 +393,7 @@ def test_the_events_join_what_is_written_with_what_is_read(repository):
     ended = {event["job"]["name"]: event for event in events if event["eventType"] == "COMPLETE"}
     inputs = {name: {each["name"] for each in event["inputs"]} for name, event in ended.items()}
     assert inputs["download@stories"] == {"corpus/stories.jsonl"}
-    assert inputs["dedup"] >= {"data/extract/stories", "data/extract/scripts", "data/filter/stories"}
+    assert inputs["dedup"] >= {"data/fingerprint/stories", "data/fingerprint/scripts", "data/filter/stories"}
     assert inputs["tokenize@stories"] == {"data/extract/stories", "data/dedup", "models/tokenizer"}
     assert not any(name.startswith("stages/") for names in inputs.values() for name in names)
     versions: dict[str, set[str]] = {}

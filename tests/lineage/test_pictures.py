@@ -58,7 +58,17 @@ def build(tmp_path):
 def test_every_stage_and_source_is_in_the_dag(build):
     seen = texts(draw_all(build)["dag.svg"])
 
-    for name in ("download", "extract", "filter", "dedup", "tokenizer", "tokenize", "pretrain", "evaluate"):
+    for name in (
+        "download",
+        "extract",
+        "filter",
+        "fingerprint",
+        "dedup",
+        "tokenizer",
+        "tokenize",
+        "pretrain",
+        "evaluate",
+    ):
         assert name in seen
     assert "for each of 6 sources: papers, speeches, wiki, manuals, cli, code" in seen
 

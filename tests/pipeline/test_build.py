@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from tiny import Project, make_project
+from tiny import NOUNS, Project, make_project
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.publication.gate import compare
@@ -163,6 +163,22 @@ def test_a_changed_decision_reaches_the_model_by_what_lies_between(copy):
         "filter@stories", "dedup", "tokenizer", "tokenize@stories", "tokenize@scripts", "pretrain", "evaluate",
     }  # fmt: skip
     assert copy.json("data/filter/stories/manifest.json")["counts"]["dropped"]["gopher_quality.min_words"] > 1
+
+
+def test_a_new_source_adds_its_own_fingerprints_and_those_that_are_there_stay(copy):
+    lines = [json.dumps({"text": f"{word.title()} is a word that no other line of this file has."}) for word in NOUNS]
+    (copy.folder / "corpus/words.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    copy.set("sources.words", {
+        "download": {"kind": "files", "urls": ["corpus/words.jsonl"]}, "extract": {"format": "jsonl"}, "filter": {},
+    })  # fmt: skip
+    copy.set("mixture.words", 1)
+    before = {path: digest for path, digest in copy.outs().items() if path.startswith("data/fingerprint/")}
+
+    stages = ran(copy.repro("dedup"))
+
+    assert stages == {"download@words", "extract@words", "filter@words", "fingerprint@words", "dedup"}
+    assert before.items() < copy.outs().items()
+    assert len(before) == 2
 
 
 def test_a_second_build_with_other_workers_is_the_same_byte_for_byte(built, project):

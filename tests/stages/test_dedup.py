@@ -4,48 +4,95 @@ import hashlib
 import json
 import random
 import sys
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import pytest
-import yaml
+from copies import VOCABULARY, edited, jaccard, lay, prose
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from stages import dedup as stage
-from stages.dedup import Candidates, DedupParams, decide, draw, folding, shingles, signatures, splits, text_digests
-from stages.documents import DECISION_SCHEMA, DOCUMENT_SCHEMA, document_id, shard_name, write_manifest, write_shard
+from stages.dedup import runs
+from stages.dedup.__main__ import main
+from stages.dedup.groups import grown
+from stages.dedup.params import DedupParams
+from stages.dedup.split import draw, draws_of, held_out, joined, kept_of
+from stages.documents import DECISION_SCHEMA, document_id, shard_name, write_manifest, write_shard
+from stages.minhash import FingerprintParams, signatures, text_digests
 from stages.params import Refusal, parse_params
-from stages.words import batches
 
-PARAMS = DedupParams()
-VOCABULARY = [f"word{number}" if number % 3 else chr(0x430 + number % 32) * 4 for number in range(3000)]
+PARAMS = FingerprintParams()
 
 
-def prose(seed, count=200):
-    """So many words, like no other seed's."""
-    return " ".join(random.Random(seed).choices(VOCABULARY, k=count))
+def run_stage(folder, monkeypatch, workers="1"):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PEDIGREE_WORKERS", workers)
+    monkeypatch.setattr(sys, "argv", ["dedup"])
+    main()
 
 
-def edited(text, share, seed=0):
-    """`text` with about this share of its words replaced."""
-    generator = random.Random(seed)
-    return " ".join(generator.choice(VOCABULARY) if generator.random() < share else word for word in text.split())
+def ledger_of(folder, source):
+    shards = sorted((folder / "data/dedup" / source).glob("decisions-*.parquet"))
+    return pl.concat(pl.read_parquet(path) for path in shards)
 
 
-def candidates(texts, ids=None):
-    ids = ids or [document_id("test", str(number)) for number in range(len(texts))]
-    return Candidates(
-        ids, list(map(len, texts)), text_digests(pl.Series(texts, dtype=pl.String)), signatures(texts, PARAMS)
-    )
+@pytest.fixture
+def decided(tmp_path, monkeypatch):
+    """The ledger of some texts of one source, in one shard; all of them long enough for filter."""
+
+    def decide(texts, **params):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        lay(folder, {"web": [texts]}, params)
+        run_stage(folder, monkeypatch)
+        return ledger_of(folder, "web")
+
+    return decide
 
 
-def decided(texts, params=PARAMS, ids=None):
-    return decide(candidates(texts, ids), params)
+def plainly_kept(shards, params, made=PARAMS):
+    """For each document the id of the one that is kept: by the plain way, with all of them in memory at once.
 
+    `shards` are (source, texts). Documents of fewer than four characters aren't candidates.
+    """
+    rows = [(source, f"{number}/{index}", text) for source, number, texts in shards for index, text in enumerate(texts)]
+    places = [place for place, (_, _, text) in enumerate(rows) if len(text) > 3]
+    texts = [rows[place][2] for place in places]
+    signed, digests = signatures(texts, made), text_digests(pl.Series(texts, dtype=pl.String))
+    buckets = {}
 
-def jaccard(one, other, ngram=5):
-    """By the book: equal 5-grams of words over all of them."""
-    sets = [{tuple(text.split()[i : i + ngram]) for i in range(len(text.split()) - ngram + 1)} for text in (one, other)]
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+    def alike(pair):
+        one, other = pair
+        share = (signed[one] == signed[other]).mean()
+        true = jaccard(texts[one].lower(), texts[other].lower(), made.ngram) if params.verify else 1
+        return share >= (params.min_similarity or 0) and true >= (params.verify or 0)
+
+    for one, (digest, signature) in enumerate(zip(digests, signed, strict=True)):
+        keys = [("digest", digest)]
+        if params.near and (signature != 0xFFFF).any():
+            keys += [(band, signature.reshape(made.bands, -1)[band].tobytes()) for band in range(made.bands)]
+        for key in keys:
+            source = None if params.across_sources else rows[places[one]][0]
+            buckets.setdefault((key, source), []).append(one)
+    pairs = []
+    for (key, _), bucket in buckets.items():
+        linked = {(one, other) for before, other in pairwise(bucket) for one in (bucket[0], before)}
+        pairs += [pair for pair in linked if key[0] == "digest" or alike(pair)]
+    left, right = np.array(pairs).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(places), len(places)))
+    labels = connected_components(graph, directed=False)[1]
+
+    def order(one):
+        source, origin, text = rows[places[one]]
+        rank = params.priority.index(source) if source in params.priority else len(params.priority)
+        keys = {"priority": rank, "length": -len(text), "id": document_id(source, origin)}
+        return [keys[name] for name in (*params.keep, "id")]
+
+    best = {label: min(np.flatnonzero(labels == label), key=order) for label in set(labels)}
+    kept = [places[best[label]] for label in labels]
+    ids = [document_id(source, origin) for source, origin, _ in rows]
+    return {ids[place]: ids[other] for place, other in zip(places, kept, strict=True)}
 
 
 # ---- who is a duplicate of whom ----------------------------------------------------------------------------
@@ -56,48 +103,40 @@ def jaccard(one, other, ngram=5):
     [
         ("The same text.", "The same text.", "exact_duplicate"),
         ("The same text.", "  the SAME\n\ttext. ", "exact_duplicate"),
-        ("ΣΊΣΥΦΟΣ Éa", "σίσυφος éa", "exact_duplicate"),
         ("The same text.", "The same text!", None),  # too short for a shingle
         ("In 1990 they came, and left in 1991.", "In 2020 they came, and left in 2021!", "near_duplicate"),
         ("Le café était fermé à midi.", "le cafe etait ferme a midi", "near_duplicate"),
         (prose(1), edited(prose(1), 0.01), "near_duplicate"),
         (prose(1), edited(prose(1), 0.3), None),
         (prose(1), prose(2), None),
-        ("", "", "exact_duplicate"),
-        ("", "a", None),
+        ("    ", "\n\n\n\n", "exact_duplicate"),
     ],
 )
-def test_a_duplicate_is_found_by_its_rule(one, other, rule):
+def test_a_duplicate_is_found_by_its_rule(decided, one, other, rule):
     decisions = decided([one, other])
 
     assert decisions["rule"].drop_nulls().to_list() == ([rule] if rule else [])
     assert decisions["keep"].sum() == (1 if rule else 2)
+    assert decisions["duplicates"].drop_nulls().to_list() == ([1] if rule else [])
 
 
-def test_the_longest_is_kept_and_of_equals_the_one_with_the_smallest_id():
-    long = prose(1) + " and an end"
-
-    by_length = decided([prose(1), long, prose(1).upper()], ids=["a", "b", "c"])
-    by_id = decided([prose(2).upper(), prose(2), prose(2)], ids=["c", "a", "b"])
+def test_the_longest_is_kept_and_of_equals_the_one_with_the_smallest_id(decided):
+    by_length = decided([prose(1), prose(1) + " and an end", prose(1).upper()])
+    by_id = decided([prose(2).upper(), prose(2), prose(2)])
 
     assert by_length["keep"].to_list() == [False, True, False]
-    assert by_length["duplicate_of"].to_list() == ["b", None, "b"]
-    assert by_id["keep"].to_list() == [False, True, False]
-    assert by_id["rule"].to_list() == ["exact_duplicate", None, "exact_duplicate"]
+    assert by_length["duplicate_of"].to_list() == [by_length["id"][1], None, by_length["id"][1]]
+    assert by_length["duplicates"].to_list() == [None, 2, None]
+    assert by_id.filter("keep")["id"].to_list() == [by_id["id"].min()]
 
 
-def test_the_order_of_the_documents_decides_nothing():
-    texts = [edited(prose(seed % 20), 0.02, seed) for seed in range(60)]
-    ids = [document_id("test", str(number)) for number in range(len(texts))]
-    order = random.Random(3).sample(range(len(texts)), len(texts))
+def test_without_length_in_the_rule_the_smallest_id_is_kept(decided):
+    decisions = decided([prose(1), prose(1) + " and an end", prose(1) + " a"], keep=["id"])
 
-    forth = decided(texts, ids=ids)
-    shuffled = decided([texts[i] for i in order], ids=[ids[i] for i in order])
-
-    assert forth.sort("id").equals(shuffled.sort("id"))
+    assert decisions.filter("keep")["id"].to_list() == [decisions["id"].min()]
 
 
-def test_duplicates_of_duplicates_are_one_component():
+def test_duplicates_of_duplicates_are_one_group(decided):
     chain = [prose(7)]
     for step in range(6):
         chain.append(edited(chain[-1], 0.02, step))
@@ -106,9 +145,10 @@ def test_duplicates_of_duplicates_are_one_component():
     decisions = decided(chain)
 
     assert decisions["keep"].to_list() == [number == 3 for number in range(7)]
+    assert decisions["duplicates"].sum() == 6
 
 
-def test_planted_near_duplicates_are_found_and_the_similarity_is_near_the_true_one():
+def test_planted_near_duplicates_are_found_and_the_similarity_is_near_the_true_one(decided):
     originals = [prose(seed) for seed in range(100)]
     copies = [edited(text, 0.01, seed) for seed, text in enumerate(originals)]
     texts = originals + copies
@@ -124,78 +164,147 @@ def test_planted_near_duplicates_are_found_and_the_similarity_is_near_the_true_o
     errors = [row["similarity"] - jaccard(texts[place[row["id"]]], texts[place[row["duplicate_of"]]])
               for row in found.iter_rows(named=True)]  # fmt: skip
     assert abs(np.mean(errors)) < 0.02
-    assert np.std(errors) < 0.05  # sqrt(s (1 - s) / 112) at s = 0.8 is 0.038
+    assert np.std(errors) < 0.05  # sqrt(s (1 - s) / 110) at s = 0.8 is 0.038
 
 
-def test_without_near_only_exact_duplicates_are_dropped():
-    texts = [prose(1), prose(1).upper(), edited(prose(1), 0.01)]
-
-    decisions = decide(candidates(texts), DedupParams(near=False))
-
-    assert sorted(decisions["rule"].drop_nulls()) == ["exact_duplicate"]
-
-
-def test_nothing_in_has_nothing_out():
-    assert len(decided([])) == 0
+def with_so_many_edits(text, share, seed):
+    """`text` with exactly this share of its words replaced."""
+    draw, words = random.Random(seed), text.split()
+    for place in draw.sample(range(len(words)), round(share * len(words))):
+        words[place] = draw.choice(VOCABULARY)
+    return " ".join(words)
 
 
-# ---- signatures --------------------------------------------------------------------------------------------
+def test_copies_with_two_words_in_a_hundred_edited_are_found_and_what_is_less_alike_is_kept(decided):
+    draw = random.Random(1)
+    originals = [prose(seed, int(min(100 * draw.paretovariate(1.2), 2000))) for seed in range(2000)]
+    copies = [with_so_many_edits(text, 0.02, seed) for seed, text in enumerate(originals[:1000])]
+    others = [with_so_many_edits(text, draw.uniform(0.06, 0.4), seed) for seed, text in enumerate(originals[1000:])]
+    texts = originals + copies + others
+
+    decisions = decided(texts)
+
+    removed = decisions.with_row_index("place").filter(~pl.col("keep"))
+    found = removed["place"].is_in([*range(1000), *range(2000, 3000)]).sum()  # the copy or its original
+    place = {id: number for number, id in enumerate(decisions["id"])}
+    pairs = [
+        (texts[own], texts[place[other]]) for own, other in zip(removed["place"], removed["duplicate_of"], strict=True)
+    ]
+    false = sum(jaccard(*pair) < 0.6 for pair in pairs)
+    assert found >= 995
+    assert false < 0.005 * len(removed)
+    assert len(removed) - found < 50  # of those less alike
 
 
-def test_signatures_agree_with_a_slow_version(monkeypatch):
-    monkeypatch.setattr(stage, "BLOCK", 64)  # so that texts go over blocks, and blocks over texts
-    texts = ["", prose(1, 4), prose(2, 5), prose(3, 300), "", prose(4, 90), "a b c d e " * 40, ""]
+def test_without_near_only_exact_duplicates_are_dropped(decided):
+    decisions = decided([prose(1), prose(1).upper(), edited(prose(1), 0.01)], near=False)
 
-    found = signatures(texts, PARAMS)
-
-    for text, signature in zip(texts, found, strict=True):
-        hashes = [int(each) for each in shingles([text], 5)[0]]
-        slow = [min(((each * int(a)) % 2**32 for each in hashes), default=2**32 - 1)
-                for a in stage.multipliers(PARAMS)]  # fmt: skip
-        assert signature.tolist() == slow
+    assert decisions["rule"].drop_nulls().to_list() == ["exact_duplicate"]
 
 
-def test_a_signature_does_not_depend_on_the_batch(monkeypatch):
-    texts = [prose(seed, seed) for seed in range(40)]
-    together = signatures(texts, PARAMS)
-    monkeypatch.setattr(stage, "batches", lambda texts: batches(texts, characters=100))
+# ---- beside the plain way ----------------------------------------------------------------------------------
 
-    assert np.array_equal(signatures(texts, PARAMS), together)
+
+def many():
+    """Shards of three sources with exact and near copies within and across them, and documents too short."""
+    draw = random.Random(5)
+    originals = [prose(seed, draw.randrange(4, 60)) for seed in range(60)]
+    texts = [edited(draw.choice(originals), draw.choice([0, 0, 0.02, 0.05]), seed) for seed in range(240)]
+    texts += ["no", "    ", " \n \t ", "", "abc"] * 3
+    draw.shuffle(texts)
+    cuts = sorted(draw.sample(range(len(texts)), 6))
+    parts = [texts[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(texts)], strict=True)]
+    return {"web": [parts[0], [], parts[1], parts[2]], "books": [parts[3], parts[4]], "wiki": [parts[5], parts[6]]}
 
 
 @pytest.mark.parametrize(
-    ("text", "folded"),
-    [("aZ", "az"), ("É", "e"), ("e\u0301", "e"), ("İ", "i"), ("ß", "ß"), ("7٣", "00"), (".,-\n", "    "), ("한", "한")],
-)  # fmt: skip
-def test_a_character_is_folded(text, folded):
-    codes = [folding()[ord(character)] for character in text]
+    "params",
+    [
+        {},
+        {"near": False},
+        {"across_sources": False},
+        {"priority": ["wiki", "books"]},
+        {"keep": ["length", "priority"], "priority": ["wiki"]},
+        {"keep": ["id"]},
+        {"min_similarity": None},
+        {"min_similarity": 0.9},
+        {"min_similarity": None, "verify": 0.75},
+    ],
+)
+@pytest.mark.parametrize("made", [{}, {"bands": 14, "rows": 8, "ngram": 3, "seed": 7}])
+def test_what_is_kept_is_what_the_plain_way_keeps(tmp_path, monkeypatch, params, made):
+    monkeypatch.setattr(runs, "RANGE", 50)  # so that keys are read in many ranges, and links in many pieces
+    monkeypatch.setattr("stages.dedup.__main__.RANGE", 50)
+    monkeypatch.setattr(runs, "CHUNK", 7)
+    monkeypatch.setattr("stages.dedup.groups.SLICE", 13)
+    monkeypatch.setattr("stages.dedup.checks.PAIRS", 11)
+    monkeypatch.setattr("stages.dedup.checks.TEXTS", 5)
+    sources = many()
+    lay(tmp_path, sources, params, made)
+    expected = plainly_kept(
+        [(source, number, texts) for source, shards in sources.items() for number, texts in enumerate(shards)],
+        DedupParams(**params),
+        FingerprintParams(**made),
+    )
 
-    assert "".join(chr(code) for code in codes if code) == folded
+    run_stage(tmp_path, monkeypatch)
+
+    ledger = pl.concat(ledger_of(tmp_path, source) for source in sources)
+    candidates = ledger.filter(pl.col("rule").is_null() | (pl.col("rule") != "short"))
+    found = {row["id"]: row["duplicate_of"] or row["id"] for row in candidates.iter_rows(named=True)}
+    assert found == expected
+    assert 0 < candidates["duplicates"].sum() == len(candidates) - candidates["keep"].sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_forest_has_the_connected_components_whatever_the_order_of_the_links(tmp_path, seed):
+    draw = np.random.default_rng(seed)
+    pairs = np.empty(400, runs.PAIR)
+    pairs["left"], pairs["right"] = draw.integers(0, 500, (2, 400))
+    pairs[:100]["left"], pairs[:100]["right"] = np.arange(100), np.arange(1, 101)  # a chain
+    draw.shuffle(pairs)
+    graph = coo_array((np.ones(400), (pairs["left"], pairs["right"])), shape=(500, 500))
+    labels = connected_components(graph, directed=False)[1]
+    least = np.array([np.flatnonzero(labels == label).min() for label in labels])
+    for number, part in enumerate((pairs[:150], pairs[150:])):
+        part.tofile(tmp_path / str(number))
+
+    forest = grown(500, [tmp_path / "0", tmp_path / "1"], lambda left, right: np.ones(len(left), bool))
+
+    assert np.array_equal(forest, least)
 
 
 # ---- the held-out split ------------------------------------------------------------------------------------
 
 
+def held(ids, share, seed=1):
+    draws = draws_of(ids, seed)
+    return held_out(draws, share, kept_of(draws)).tolist()
+
+
 def test_about_the_asked_share_is_held_out_by_the_id_alone():
     ids = [document_id("test", str(number)) for number in range(5000)]
-    params = DedupParams(held_out=0.1)
 
-    chosen = dict(zip(ids, splits(ids, params), strict=True))
-    some = dict(zip(ids[1000:4000], splits(ids[1000:4000], params), strict=True))
+    chosen = dict(zip(ids, held(ids, 0.1), strict=True))
+    some = dict(zip(ids[1000:4000], held(ids[1000:4000], 0.1), strict=True))
 
-    assert 400 < sum(split == "held_out" for split in chosen.values()) < 600
-    assert all(chosen[id] == split for id, split in some.items())
-    assert splits(ids, params) != splits(ids, DedupParams(held_out=0.1, seed=2))
+    assert 400 < sum(chosen.values()) < 600
+    assert all(chosen[id] == out for id, out in some.items())
+    assert held(ids, 0.1) != held(ids, 0.1, seed=2)
 
 
-@pytest.mark.parametrize("held_out", [0.0, 1e-9, 0.5, 0.999_999])
+@pytest.mark.parametrize("share", [0.0, 1e-9, 0.5, 0.999_999])
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 10])
-def test_a_source_of_two_or_more_has_documents_in_both_splits(held_out, count):
-    found = splits([document_id("test", str(number)) for number in range(count)], DedupParams(held_out=held_out))
+def test_a_source_of_two_or_more_has_documents_in_both_splits_however_it_is_sharded(share, count):
+    ids = [document_id("test", str(number)) for number in range(count)]
+    parts = [draws_of(part, 1) for part in (ids[:2], [], ids[2:])]
+    source = joined(map(kept_of, parts))
 
-    assert len(found) == count
-    assert ("train" in found) == (count > 0)
-    assert ("held_out" in found) == (count > 1 and held_out > 0)
+    found = [out for part in parts for out in held_out(part, share, source)]
+
+    assert source.documents == len(found) == count
+    assert (False in found) == (count > 0)
+    assert (True in found) == (count > 1 and share > 0)
 
 
 def test_a_draw_lies_between_nought_and_one():
@@ -208,51 +317,10 @@ def test_a_draw_lies_between_nought_and_one():
 # ---- the stage ---------------------------------------------------------------------------------------------
 
 
-def lay(folder, sources, params):
-    """A project in `folder` whose filter dropped all that is shorter than four characters."""
-    filters = {"sources": {name: {} for name in sources}, "dedup": params}
-    (folder / "params.yaml").write_text(yaml.safe_dump(filters, sort_keys=False))
-    for name, shards in sources.items():
-        for stage_name in ("extract", "filter"):
-            (folder / "data" / stage_name / name).mkdir(parents=True)
-        for number, texts in enumerate(shards):
-            lay_shard(folder, name, number, texts)
-        for stage_name in ("extract", "filter"):
-            write_manifest(folder / "data" / stage_name / name, {})
-
-
-def lay_shard(folder, source, number, texts):
-    origins = [f"{number}/{index}" for index in range(len(texts))]
-    table = pl.DataFrame(
-        {"id": [document_id(source, origin) for origin in origins], "text": texts, "origin": origins},
-        schema_overrides={"id": pl.String, "text": pl.String, "origin": pl.String},
-    )
-    keep = table["text"].str.len_chars() > 3
-    documents = table.with_columns(pl.lit("", pl.String).alias(name) for name in ("source", "license", "language"))
-    documents = documents.with_columns(pl.lit(None, pl.String).alias(name) for name in ("date", "meta"))
-    decisions = table.select("id", "origin").with_columns(
-        keep=keep, rule=pl.when(~keep).then(pl.lit("short")), value=pl.when(~keep).then(3.0)
-    )
-    absent = [name for name in DECISION_SCHEMA if name not in decisions.columns]
-    decisions = decisions.with_columns(pl.lit(None).alias(name) for name in absent)
-    write_shard(folder / "data/extract" / source / shard_name("documents", number), documents.select(*DOCUMENT_SCHEMA))
-    write_shard(
-        folder / "data/filter" / source / shard_name("decisions", number),
-        decisions.select(pl.col(name).cast(dtype) for name, dtype in DECISION_SCHEMA.items()),
-    )
-
-
 SOURCES = {
     "web": [[prose(1), "no", prose(2)], [], [prose(3), edited(prose(1), 0.01), "", prose(2).title()]],
     "books": [[prose(4), prose(1) + " and more"], [prose(5), prose(6), "a"]],
 }  # fmt: skip
-
-
-def run_stage(folder, monkeypatch, workers="1"):
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PEDIGREE_WORKERS", workers)
-    monkeypatch.setattr(sys, "argv", ["dedup"])
-    stage.main()
 
 
 def digest_of(folder):
@@ -277,15 +345,15 @@ def test_the_ledger_joins_filter_and_dedup_and_its_counts_add_up(tmp_path, monke
         assert ledger.filter("keep")["rule"].null_count() == counts["kept"]
         assert ledger.filter(~pl.col("keep"))["split"].null_count() == len(ledger) - counts["kept"]
         assert counts["held_out"] >= 1
+    assert {path.name for path in (tmp_path / "data/dedup").iterdir()} == set(SOURCES)
 
 
 def test_a_document_that_filter_dropped_keeps_its_rule_and_a_duplicate_names_the_kept_one(tmp_path, monkeypatch):
-    lay(tmp_path, SOURCES, {})
+    lay(tmp_path, SOURCES)
 
     run_stage(tmp_path, monkeypatch)
 
-    web = pl.read_parquet(tmp_path / "data/dedup/web/decisions-*.parquet")
-    rows = {row["origin"]: row for row in web.iter_rows(named=True)}
+    rows = {row["origin"]: row for row in ledger_of(tmp_path, "web").iter_rows(named=True)}
     assert (rows["0/1"]["rule"], rows["0/1"]["value"], rows["0/1"]["split"]) == ("short", 3.0, None)
     assert rows["0/0"]["rule"] == rows["2/1"]["rule"] == "near_duplicate"
     assert rows["0/0"]["duplicate_of"] == rows["2/1"]["duplicate_of"] == document_id("books", "0/1")
@@ -293,34 +361,99 @@ def test_a_document_that_filter_dropped_keeps_its_rule_and_a_duplicate_names_the
     assert rows["2/0"]["split"] == "train"
 
 
-def test_one_worker_and_four_write_the_same_bytes(tmp_path, monkeypatch):
-    for workers in ("1", "4"):
+def test_the_source_with_priority_keeps_its_documents_though_others_are_longer(tmp_path, monkeypatch):
+    lay(tmp_path, SOURCES, {"priority": ["web"]})
+
+    run_stage(tmp_path, monkeypatch)
+
+    web, books = ({row["origin"]: row for row in ledger_of(tmp_path, name).iter_rows(named=True)} for name in SOURCES)
+    kept = next(web[origin] for origin in ("0/0", "2/1") if web[origin]["keep"])
+    assert books["0/1"]["duplicate_of"] == kept["id"]
+    assert kept["duplicates"] == 2
+
+
+def test_within_sources_alone_a_copy_in_another_source_is_kept(tmp_path, monkeypatch):
+    lay(tmp_path, SOURCES, {"across_sources": False})
+
+    run_stage(tmp_path, monkeypatch)
+
+    assert ledger_of(tmp_path, "books")["rule"].drop_nulls().to_list() == ["short"]
+    assert sorted(ledger_of(tmp_path, "web")["rule"].drop_nulls()) == [
+        "exact_duplicate", "near_duplicate", "short", "short",
+    ]  # fmt: skip
+
+
+def test_one_worker_and_three_write_the_same_bytes(tmp_path, monkeypatch):
+    for workers in ("1", "3"):
         (tmp_path / workers).mkdir()
         lay(tmp_path / workers, SOURCES, {"held_out": 0.3})
         run_stage(tmp_path / workers, monkeypatch, workers)
 
-    assert digest_of(tmp_path / "1/data/dedup") == digest_of(tmp_path / "4/data/dedup")
+    assert digest_of(tmp_path / "1/data/dedup") == digest_of(tmp_path / "3/data/dedup")
+
+
+def test_the_order_of_the_sources_decides_nothing(tmp_path, monkeypatch):
+    for name, sources in (("one", SOURCES), ("other", dict(reversed(SOURCES.items())))):
+        (tmp_path / name).mkdir()
+        lay(tmp_path / name, sources, {"held_out": 0.3})
+        run_stage(tmp_path / name, monkeypatch)
+
+    assert digest_of(tmp_path / "one/data/dedup") == digest_of(tmp_path / "other/data/dedup")
 
 
 def test_a_source_without_a_document_to_train_on_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    lay(tmp_path, {"books": [[prose(1), prose(2)]], "web": [[prose(1).upper(), "no"]]}, {})
-    lay_shard(tmp_path, "books", 0, [prose(1) + " longer", prose(2)])
-    write_manifest(tmp_path / "data/extract/books", {})
-    write_manifest(tmp_path / "data/filter/books", {})
+    lay(tmp_path, {"books": [[prose(1) + " longer", prose(2)]], "web": [[prose(1).upper(), "no"]]})
 
     with pytest.raises(Refusal, match="source web has no document to train on after dedup: all 1 that its filter kept"):
         run_stage(tmp_path, monkeypatch)
 
-    assert not (tmp_path / "data/dedup/books").exists()
+    assert list((tmp_path / "data/dedup").iterdir()) == []
 
 
-def test_decisions_on_other_documents_are_refused(tmp_path, monkeypatch):
-    lay(tmp_path, {"books": [[prose(1), prose(2)]]}, {})
-    shard = tmp_path / "data/filter/books/decisions-00000.parquet"
+def shorten(folder):
+    shard = folder / "data/filter/books/decisions-00000.parquet"
     write_shard(shard, pl.read_parquet(shard).head(1))
-    write_manifest(shard.parent, {})
+    write_manifest(shard.parent, {"kept": 1})
 
-    with pytest.raises(Refusal, match="has 1 rows for 2 documents"):
+
+def rename(folder):
+    shard = folder / "data/filter/books/decisions-00000.parquet"
+    write_shard(shard, pl.read_parquet(shard).reverse())
+    write_manifest(shard.parent, {"kept": 2})
+
+
+def damage(folder):
+    shard = folder / "data/fingerprint/books/signatures-00000.npy"
+    shard.write_bytes(b"x" * shard.stat().st_size)
+
+
+def sign_otherwise(folder):
+    lay_params = (folder / "params.yaml").read_text().replace("fingerprint: {}", "fingerprint: {bands: 7}")
+    (folder / "params.yaml").write_text(lay_params)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (shorten, "has 1 rows for 2 fingerprints"),
+        (rename, "has decisions on other documents than"),
+        (damage, r"signatures-00000\.npy can't be read"),
+        (sign_otherwise, "was made with other bands or rows than params.yaml has"),
+        (lambda folder: (folder / "data/fingerprint/stranger").mkdir(), "stranger belongs to no source"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(tmp_path, monkeypatch, harm, sentence):
+    lay(tmp_path, {"books": [[prose(1), prose(2)]]})
+    harm(tmp_path)
+
+    with pytest.raises(Refusal, match=sentence):
+        run_stage(tmp_path, monkeypatch)
+
+
+def test_a_priority_of_no_source_is_refused(tmp_path, monkeypatch):
+    lay(tmp_path, {"books": [[prose(1), prose(2)]]}, {"priority": ["boks"]})
+
+    with pytest.raises(Refusal, match=r"params.yaml: dedup.priority names boks, which is no source \(known: books\)"):
         run_stage(tmp_path, monkeypatch)
 
 
@@ -329,8 +462,10 @@ def test_decisions_on_other_documents_are_refused(tmp_path, monkeypatch):
     [
         ({"held_out": 1.0}, "dedup.held_out is 1.0"),
         ({"held_out": -0.1}, "dedup.held_out is -0.1"),
-        ({"bands": 0}, "dedup.bands is 0"),
+        ({"bands": 20}, "dedup.bands is fingerprint.bands now; move it there"),
         ({"heldout": 0.1}, "dedup.heldout is not a parameter"),
+        ({"keep": ["size"]}, "dedup.keep.0 is 'size'"),
+        ({"verify": 0}, "dedup.verify is 0"),
     ],
 )
 def test_impossible_parameters_are_refused_by_name(params, sentence):
