@@ -4,11 +4,13 @@
 
 Gopher (Rae et al. 2021, arXiv:2112.11446, appendix A1.1), C4 (Raffel et al. 2020, arXiv:1910.10683,
 section 2.2), FineWeb (Penedo et al. 2024, arXiv:2406.17557, section 3.6), and for code The Stack
-(Kocetkov et al. 2022, arXiv:2211.15533). docs/rules.md defines each signal and says where it differs
+(Kocetkov et al. 2022, arXiv:2211.15533), StarCoder (Li et al. 2023, arXiv:2305.06161) and StarCoder2
+(Lozhkov et al. 2024, arXiv:2402.19173). docs/rules.md defines each signal and says where it differs
 from other programs. Counts are summed as integers and divided once, so a signal has the same bits
 on every machine and in every batch.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +45,18 @@ LINE_PUNCTUATION = "[\\p{Sentence_Terminal}…\"'”’»]"
 GENERATED_HEAD_CHARACTERS = 1000
 GENERATED = r"(?i)auto-?generated|automatically generated|generated automatically|do not (?:edit|modify)"
 
+XML_HEAD_CHARACTERS = 100  # Li et al. 2023, section 3.2
+
+# Data written as text (Lozhkov et al. 2024, section 3.1): base64 in lines of at least 64 characters, bytes and UTF-16
+# as escapes, eight in a row. Only a text with such a run, or an escape, is searched.
+LONG_RUN = 64
+ESCAPES = ["\\x", "0x", "\\u"]
+ENCODED = re.compile(
+    r"(?:[A-Za-z0-9+/]{64,}+={0,2}\s?)++"
+    r"|(?:(?:\\x|0x)[0-9A-Fa-f]{2}[,;\s]*+){8,}+"
+    r"|(?:\\u[0-9A-Fa-f]{4}){8,}+"
+)
+
 INTEGER, REAL = pl.Int64(), pl.Float64()
 
 SIGNAL_SCHEMA = pl.Schema(
@@ -57,6 +71,7 @@ SIGNAL_SCHEMA = pl.Schema(
         "bullet_line_ratio": REAL,
         "ellipsis_line_ratio": REAL,
         "alphabetic_word_ratio": REAL,
+        "alphabetic_token_ratio": REAL,
         "stop_words": INTEGER,
         "lines": INTEGER,
         "duplicate_line_ratio": REAL,
@@ -76,7 +91,11 @@ SIGNAL_SCHEMA = pl.Schema(
         "max_line_length": INTEGER,
         "mean_line_length": REAL,
         "alphanumeric_ratio": REAL,
+        "alphabetic_ratio": REAL,
+        "encoded_ratio": REAL,
+        "encoded_run": INTEGER,
         "generated_marks": INTEGER,
+        "xml_marks": INTEGER,
     }
 )
 
@@ -104,6 +123,7 @@ def _measure_batch(texts: list[str]) -> pl.DataFrame:
         **repeated_ngrams(buffer, words),
         **layout_signals(buffer, words),
         "sentences": sentences(buffer, lines),
+        **encoded_signals(texts, buffer, lines, counts),
     }
     return pl.DataFrame({name: columns[name] for name in SIGNAL_SCHEMA}, schema=SIGNAL_SCHEMA)
 
@@ -136,6 +156,8 @@ def count_strings(texts: list[str]) -> Columns:
         lorem_ipsum=text.str.count_matches("(?i)lorem ipsum"),
         curly_brackets=text.str.count_matches("{", literal=True),
         generated_marks=text.str.head(GENERATED_HEAD_CHARACTERS).str.count_matches(GENERATED),
+        xml_marks=text.str.head(XML_HEAD_CHARACTERS).str.count_matches("<?xml version=", literal=True),
+        escapes=text.str.contains_any(ESCAPES),
     )
     return {name: found[name].cast(pl.Int64).to_numpy() for name in found.columns}
 
@@ -146,13 +168,16 @@ def word_signals(buffer: Buffer, words: Words, counts: Columns) -> Columns:
     alphabetic = np.zeros(len(buffer.codes) + 1, np.int64)
     np.cumsum(buffer.is_a(r"\p{Alphabetic}"), out=alphabetic[1:])
     has_letter = words.is_word & (alphabetic[words.ends] > alphabetic[words.starts])
+    lettered = totals(has_letter, words.bounds)
     return {
         "words": number,
         "marks": totals(~words.is_word, words.bounds),
         "mean_word_length": ratio(totals((words.ends - words.starts) * words.is_word, words.bounds), number),
         "hash_to_word_ratio": ratio(counts["hashes"], number),
         "ellipsis_to_word_ratio": ratio(counts["ellipses"], number),
-        "alphabetic_word_ratio": ratio(totals(has_letter, words.bounds), number),
+        "alphabetic_word_ratio": ratio(lettered, number),
+        "alphabetic_token_ratio": ratio(lettered, np.diff(words.bounds)),
+        "alphabetic_ratio": ratio(alphabetic[buffer.ends] - alphabetic[buffer.starts], buffer.ends - buffer.starts),
         "stop_words": distinct_stop_words(words),
     }
 
@@ -174,6 +199,7 @@ class Lines:
     numbers: Ints  # among all lines of the buffer, blank ones included
     texts: Ints
     bounds: Ints  # lines of text t: bounds[t] to bounds[t + 1]
+    chunk_starts: Ints
     chunk_ends: Ints  # of every run of characters that aren't white space
     ends_line: Bools  # of those runs
 
@@ -187,7 +213,9 @@ def lines_of(buffer: Buffer) -> Lines:
     first, last = edges(np.diff(numbers) > 0, len(numbers))
     starts = chunk_starts[first]
     bounds = buffer.locate(starts)
-    return Lines(starts, chunk_ends[last], numbers[first], buffer.texts_at(bounds), bounds, chunk_ends, last)
+    return Lines(
+        starts, chunk_ends[last], numbers[first], buffer.texts_at(bounds), bounds, chunk_starts, chunk_ends, last
+    )
 
 
 def edges(breaks: Bools, count: int) -> tuple[Bools, Bools]:
@@ -254,6 +282,18 @@ def sentences(buffer: Buffer, lines: Lines) -> Ints:
         last = last - buffer.is_a(CLOSING_MARKS, last)
     ended = buffer.is_a(SENTENCE_MARKS, last) | lines.ends_line
     return per_text(lines.chunk_ends[ended] - 1, buffer)
+
+
+def encoded_signals(texts: list[str], buffer: Buffer, lines: Lines, counts: Columns) -> Columns:
+    """How much of each text is encoded data, and the longest piece of it, in characters."""
+    total, longest = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
+    long_chunks = lines.chunk_starts[lines.chunk_ends - lines.chunk_starts >= LONG_RUN]
+    suspicious = counts["escapes"].astype(bool)
+    suspicious[np.searchsorted(buffer.starts, long_chunks, "right") - 1] = True
+    for text in np.flatnonzero(suspicious):
+        lengths = [len(found[0].rstrip()) for found in ENCODED.finditer(texts[text])]
+        total[text], longest[text] = sum(lengths), max(lengths, default=0)
+    return {"encoded_ratio": ratio(total, counts["characters"]), "encoded_run": longest}
 
 
 def layout_signals(buffer: Buffer, words: Words) -> Columns:
