@@ -20,48 +20,15 @@ import polars as pl
 
 from stages.documents import fresh_folder, read_shard, shard_name, shard_paths, write_manifest, write_shard
 from stages.filter.decontamination import Wanted, drop_hit, hit_table, read_tasks, wanted_of
+from stages.filter.measured import read_signals
 from stages.filter.params import FilterParams
-from stages.filter.rule import Rule, columns_of, decide, rules, take_down
+from stages.filter.rule import decide, rules, take_down
 from stages.params import PARAMS_FILE, Refusal, load_params
 from stages.process import log, map_shards, run
 from stages.takedown import RULE, TAKEDOWN, Takedown, read_takedown, taken_down
 
 DOCUMENTS = Path("data/extract")
 DECISIONS = Path("data/filter")
-
-# Signals that extract measures only if it is told to, and by which of its parameters.
-ASKED_FOR = {"quality_score": "quality"}
-
-
-def read_signals(documents: Path, signals: Path, rules: list[Rule]) -> pl.DataFrame:
-    """What `rules` ask of the documents in a shard, with their ids and origins. The texts stay on disk.
-
-    Raises:
-        Refusal: if the two shards aren't about the same documents, or a signal wasn't measured.
-    """
-    of_documents, of_signals = columns_of(rules)
-    refuse_unmeasured(signals, of_signals, rules)
-    described = read_shard(documents, ["id", "origin", *(name for name in of_documents if name != "origin")])
-    measured = read_shard(signals, ["id", *of_signals])
-    if not measured["id"].equals(described["id"]):
-        raise Refusal(f"{signals} is not about the documents in {documents}; remove the folder and run `dvc repro`")
-    return pl.concat([described, measured.drop("id")], how="horizontal")
-
-
-def refuse_unmeasured(signals: Path, wanted: list[str], rules: list[Rule]) -> None:
-    """Refuse a rule whose signal the shard hasn't; what is no Parquet is refused where it is read."""
-    try:
-        known = pl.read_parquet_schema(signals)
-    except (pl.exceptions.PolarsError, OSError):
-        return
-    for name in wanted:
-        if name not in known:
-            rule = next(rule.name for rule in rules if name in rule.columns)
-            remedy = f"set sources.{signals.parent.name}.extract.{ASKED_FOR[name]}" if name in ASKED_FOR else ""
-            raise Refusal(
-                f"{PARAMS_FILE}: sources.{signals.parent.name}.filter.{rule} asks for {name}, which {signals} "
-                f"doesn't have; {remedy or 'run `dvc repro` to measure it'}"
-            )
 
 
 def filter_shard(

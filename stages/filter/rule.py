@@ -37,15 +37,14 @@ class Rule:
             return ~pl.col(self.signal).is_in(self.one_of).fill_null(False)
         measured = self._measured
         broken = measured < self.at_least if self.at_least is not None else measured > self.at_most
-        if self.languages is not None:
-            broken = broken & pl.col("language").is_in(self.languages)
-        return broken.fill_null(False)
+        return (broken if self._applies is None else broken & self._applies).fill_null(False)
 
     @property
     def value(self) -> pl.Expr:
         """What was measured; for a language, how sure the classifier was of it; for a licence, nothing."""
         if self.one_of is None:
-            return self._measured.cast(pl.Float64)
+            measured = self._measured.cast(pl.Float64)
+            return measured if self._applies is None else pl.when(self._applies).then(measured)
         return pl.col("language_score") if self.signal == "language" else pl.lit(None, pl.Float64)
 
     @property
@@ -63,6 +62,10 @@ class Rule:
         """What it asks for, of documents and of signals."""
         of_language = {"language_score"} if self.signal == "language" else set()
         return {self.signal} | of_language | ({"language"} if self.languages is not None else set())
+
+    @property
+    def _applies(self) -> pl.Expr | None:
+        return None if self.languages is None else pl.col("language").is_in(self.languages)
 
     @property
     def _measured(self) -> pl.Expr:
