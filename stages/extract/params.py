@@ -19,6 +19,17 @@ class LineRules(StageParams):
     require_terminal_punctuation: bool = Field(False, description="drop lines that don't end in . ! ? or \"")
 
 
+class MaskRules(StageParams):
+    """What is replaced by placeholders: docs/rules.md. All are off by default."""
+
+    email: bool = Field(False, description="e-mail addresses")
+    ip: bool = Field(False, description="public IP addresses, of versions 4 and 6")
+    phone: bool = Field(False, description="phone numbers with a country's code, or as in North America")
+    iban: bool = Field(False, description="bank accounts whose check digits hold")
+    card: bool = Field(False, description="payment cards whose check digit holds")
+    secrets: bool = Field(False, description="private keys, tokens of services, passwords in URLs and in code")
+
+
 class ExtractParams(StageParams):
     """How the files of a source are read and cleaned."""
 
@@ -35,6 +46,7 @@ class ExtractParams(StageParams):
     language_column: str | None = Field(None, description="instead of detecting the language")
     verbatim: bool = Field(False, description="keep spaces and code points as they are; format code always does")
     lines: LineRules = LineRules()
+    mask: MaskRules = MaskRules()
 
     def columns(self) -> set[str]:
         """The columns of jsonl and parquet that are read."""

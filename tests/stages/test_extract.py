@@ -118,6 +118,23 @@ def test_line_rules_change_the_text_and_are_counted(monkeypatch, project):
     assert table(folder, "signals")["lines_removed"].to_list() == [0] * 6 + [1]
 
 
+def test_what_is_masked_is_counted_in_signals_that_are_there_only_then(monkeypatch, project):
+    (project / "data/download/texts/w.whl").unlink()
+    (project / "data/download/texts/a.txt").write_text("Write to anna@firm.org or to bob@firm.org, from 8.8.8.8.")
+    write_manifest(project / "data/download/texts", {"files": 2})
+    before = table(run_extract(monkeypatch, members=["a.txt"]), "signals")
+
+    folder = run_extract(monkeypatch, members=["a.txt"], mask={"email": True, "iban": True})
+
+    signals = table(folder, "signals")
+    assert signals.select("masked_emails", "masked_ibans").rows() == [(2, 0)]
+    assert set(signals.columns) - set(before.columns) == {"masked_emails", "masked_ibans"}
+    text = table(folder, "documents")["text"].item()
+    assert "firm.org" not in text
+    assert text.endswith("from 8.8.8.8.")
+    assert signals["characters"].item() == len(text)  # measured after it
+
+
 def test_a_text_longer_than_a_document_may_be_is_dropped(monkeypatch, project):
     folder = run_extract(monkeypatch, max_document_bytes=100)
 
