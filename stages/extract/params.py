@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from stages.params import StageParams
+from stages.pinned import PinnedFile
 
 Format = Literal["auto", "jsonl", "parquet", "text", "markdown", "rst", "html", "warc", "mediawiki", "jats", "code"]
 
@@ -30,6 +31,12 @@ class MaskRules(StageParams):
     secrets: bool = Field(False, description="private keys, tokens of services, passwords in URLs and in code")
 
 
+class QualityClassifier(PinnedFile):
+    """A fastText model that tells good text from other text."""
+
+    label: str = Field(min_length=1, description="whose probability is `quality_score`, without `__label__`")
+
+
 class ExtractParams(StageParams):
     """How the files of a source are read and cleaned."""
 
@@ -47,6 +54,7 @@ class ExtractParams(StageParams):
     verbatim: bool = Field(False, description="keep spaces and code points as they are; format code always does")
     lines: LineRules = LineRules()
     mask: MaskRules = MaskRules()
+    quality: QualityClassifier | None = Field(None, description="what measures `quality_score`; null: nothing does")
 
     def columns(self) -> set[str]:
         """The columns of jsonl and parquet that are read."""

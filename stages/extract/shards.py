@@ -15,6 +15,7 @@ from stages.documents import (
     shard_name,
     write_shard,
 )
+from stages.extract.classifier import load_classifier, quality_score
 from stages.extract.cleaning import apply_line_rules, clean_code, clean_text, without_surrogates
 from stages.extract.files import Piece, read_pieces
 from stages.extract.language import detect
@@ -32,7 +33,13 @@ Shard = tuple[int, list[Piece]]
 
 def own_signals(params: ExtractParams) -> pl.Schema:
     """OWN_SIGNALS, and what `params` ask for beside."""
-    return pl.Schema({**OWN_SIGNALS, **{name: pl.Int64() for name in signal_names(params.mask)}})
+    quality = {"quality_score": pl.Float64()} if params.quality is not None else {}
+    return pl.Schema({**OWN_SIGNALS, **{name: pl.Int64() for name in signal_names(params.mask)}, **quality})
+
+
+def quality_key(source: str) -> str:
+    """Where the classifier of `source` stands in params.yaml."""
+    return f"sources.{source}.extract.quality"
 
 
 def finish(record: Record, params: ExtractParams) -> tuple[str, dict[str, int]] | Unreadable:
@@ -57,6 +64,9 @@ def document(source: str, origin: str, record: Record, params: ExtractParams) ->
         return finished
     text, changes = finished
     language, score = (record.language, None) if record.language else detect(text)
+    quality: dict[str, float] = {}
+    if params.quality is not None:
+        quality = {"quality_score": quality_score(text, params.quality, quality_key(source))}
     return {
         "id": document_id(source, origin),
         "text": text,
@@ -68,6 +78,7 @@ def document(source: str, origin: str, record: Record, params: ExtractParams) ->
         "meta": without_surrogates(json.dumps(record.meta, sort_keys=True, ensure_ascii=False)),
         "language_score": score,
         **changes,
+        **quality,
     }
 
 
@@ -89,6 +100,8 @@ def sort_out(
 
 def extract_shard(shard: Shard, source: str, params: ExtractParams, folder: Path, target: Path) -> dict[str, Any]:
     """Write the documents, signals and unreadable records of one shard; count them."""
+    if params.quality is not None:
+        load_classifier(params.quality, quality_key(source))  # refuses before anything is read
     number, pieces = shard
     documents, unreadable, read = sort_out(source, read_pieces(folder, pieces, params), params)
     own = own_signals(params)
