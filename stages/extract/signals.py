@@ -10,8 +10,8 @@ from other programs. Counts are summed as integers and divided once, so a signal
 on every machine and in every batch.
 """
 
-import re
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import polars as pl
@@ -51,10 +51,10 @@ XML_HEAD_CHARACTERS = 100  # Li et al. 2023, section 3.2
 # as escapes, eight in a row. Only a text with such a run, or an escape, is searched.
 LONG_RUN = 64
 ESCAPES = ["\\x", "0x", "\\u"]
-ENCODED = re.compile(
-    r"(?:[A-Za-z0-9+/]{64,}+={0,2}\s?)++"
-    r"|(?:(?:\\x|0x)[0-9A-Fa-f]{2}[,;\s]*+){8,}+"
-    r"|(?:\\u[0-9A-Fa-f]{4}){8,}+"
+ENCODED = (
+    r"(?:[A-Za-z0-9+/]{64,}={0,2}[ \t\n]?)+"
+    r"|(?:(?:\\x|0x)[0-9A-Fa-f]{2}[,; \t\n]*){8,}"
+    r"|(?:\\u[0-9A-Fa-f]{4}){8,}"
 )
 
 INTEGER, REAL = pl.Int64(), pl.Float64()
@@ -286,13 +286,13 @@ def sentences(buffer: Buffer, lines: Lines) -> Ints:
 
 def encoded_signals(texts: list[str], buffer: Buffer, lines: Lines, counts: Columns) -> Columns:
     """How much of each text is encoded data, and the longest piece of it, in characters."""
-    total, longest = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
     long_chunks = lines.chunk_starts[lines.chunk_ends - lines.chunk_starts >= LONG_RUN]
     suspicious = counts["escapes"].astype(bool)
     suspicious[np.searchsorted(buffer.starts, long_chunks, "right") - 1] = True
-    for text in np.flatnonzero(suspicious):
-        lengths = [len(found[0].rstrip()) for found in ENCODED.finditer(texts[text])]
-        total[text], longest[text] = sum(lengths), max(lengths, default=0)
+    searched = pl.Series(list(compress(texts, suspicious)), dtype=pl.String).str.extract_all(ENCODED)
+    lengths = searched.list.eval(pl.element().str.strip_chars_end().str.len_chars())
+    total, longest = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
+    total[suspicious], longest[suspicious] = lengths.list.sum().fill_null(0), lengths.list.max().fill_null(0)
     return {"encoded_ratio": ratio(total, counts["characters"]), "encoded_run": longest}
 
 

@@ -57,8 +57,10 @@ def slow_sentences(text):
 
 def slow_encoded(text):
     """Pieces of encoded data, however they follow each other."""
-    base64 = r"(?:[A-Za-z0-9+/]{64,}={0,2}\s?)+"
-    pieces = regex.findall(rf"{base64}|(?:(?:\\x|0x)[\da-fA-F]{{2}}[,;\s]*){{8,}}|(?:\\u[\da-fA-F]{{4}}){{8,}}", text)
+    base64 = r"(?:[A-Za-z0-9+/]{64,}={0,2}[ \t\n]?)+"
+    pieces = regex.findall(
+        rf"{base64}|(?:(?:\\x|0x)[\da-fA-F]{{2}}[,; \t\n]*){{8,}}|(?:\\u[\da-fA-F]{{4}}){{8,}}", text
+    )
     return [piece.rstrip() for piece in pieces]
 
 
