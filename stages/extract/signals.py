@@ -11,6 +11,7 @@ on every machine and in every batch.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import compress
 
 import numpy as np
@@ -20,6 +21,7 @@ from stages.words import (
     BASE,
     Bools,
     Buffer,
+    Hashes,
     Ints,
     Words,
     batches,
@@ -182,10 +184,16 @@ def word_signals(buffer: Buffer, words: Words, counts: Columns) -> Columns:
     }
 
 
+@cache
+def stop_word_hashes() -> Hashes:
+    """The hash of each stop word."""
+    return words_of(buffer_of(STOP_WORDS)).hashes
+
+
 def distinct_stop_words(words: Words) -> Ints:
     """How many of the stop words each text has, in lower case as they are."""
     found = np.zeros(len(words.bounds) - 1, np.int64)
-    for stop_word in words_of(buffer_of(STOP_WORDS)).hashes:
+    for stop_word in stop_word_hashes():
         found[np.unique(words.texts[words.hashes == stop_word])] += 1
     return found
 
