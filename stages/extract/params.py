@@ -9,6 +9,8 @@ from stages.pinned import PinnedFile
 
 Format = Literal["auto", "jsonl", "parquet", "text", "markdown", "rst", "html", "warc", "mediawiki", "jats", "code"]
 
+WordDefinition = Literal["regex-v1", "spacy"]
+
 
 class LineRules(StageParams):
     """Lines to take out, after C4 (Raffel et al. 2020, arXiv:1910.10683, section 2.2). All are off by default."""
@@ -52,6 +54,7 @@ class ExtractParams(StageParams):
     license_column: str | None = Field(None, description="goes before `license`")
     language_column: str | None = Field(None, description="instead of detecting the language")
     verbatim: bool = Field(False, description="keep spaces and code points as they are; format code always does")
+    words: WordDefinition = Field("regex-v1", description="what signals count as a word; spacy: as datatrove does")
     lines: LineRules = LineRules()
     mask: MaskRules = MaskRules()
     quality: QualityClassifier | None = Field(None, description="what measures `quality_score`; null: nothing does")

@@ -106,7 +106,7 @@ def extract_shard(shard: Shard, source: str, params: ExtractParams, folder: Path
     documents, unreadable, read = sort_out(source, read_pieces(folder, pieces, params), params)
     own = own_signals(params)
     table = pl.DataFrame(documents, schema=DOCUMENT_SCHEMA | own)
-    signals = pl.concat([table.select(own.names()), measure(table["text"].to_list())], how="horizontal")
+    signals = pl.concat([table.select(own.names()), measure(table["text"].to_list(), params.words)], how="horizontal")
     write_shard(target / shard_name("documents", number), table.select(DOCUMENT_SCHEMA.names()))
     write_shard(target / shard_name("signals", number), signals)
     write_shard(target / shard_name("unreadable", number), pl.DataFrame(unreadable, schema=UNREADABLE_SCHEMA))

@@ -17,6 +17,8 @@ from itertools import compress
 import numpy as np
 import polars as pl
 
+from stages.extract.params import WordDefinition
+from stages.extract.spacy_words import spacy_words_of
 from stages.words import (
     BASE,
     Bools,
@@ -104,19 +106,21 @@ SIGNAL_SCHEMA = pl.Schema(
 Columns = dict[str, np.ndarray]
 
 
-def measure(texts: list[str]) -> pl.DataFrame:
+def measure(texts: list[str], definition: WordDefinition = "regex-v1") -> pl.DataFrame:
     """The signals of each text, by SIGNAL_SCHEMA: one row per text, in their order.
 
+    `definition` says what a word is: docs/rules.md.
     Lengths are in characters, ratios in [0, 1] unless docs/rules.md says otherwise; what has
     nothing to be measured on (the mean of no words) is 0.
     """
-    tables = [_measure_batch(texts[part]) for part in batches(texts)]
+    tables = [_measure_batch(texts[part], definition) for part in batches(texts)]
     return pl.concat(tables) if tables else SIGNAL_SCHEMA.to_frame()
 
 
-def _measure_batch(texts: list[str]) -> pl.DataFrame:
+def _measure_batch(texts: list[str], definition: WordDefinition) -> pl.DataFrame:
     buffer = buffer_of(texts)
-    words, lines, counts = words_of(buffer), lines_of(buffer), count_strings(texts)
+    words = spacy_words_of(buffer, texts) if definition == "spacy" else words_of(buffer)
+    lines, counts = lines_of(buffer), count_strings(texts)
     columns = {
         **counts,
         **word_signals(buffer, words, counts),
@@ -167,7 +171,7 @@ def count_strings(texts: list[str]) -> Columns:
 def word_signals(buffer: Buffer, words: Words, counts: Columns) -> Columns:
     """Gopher's quality signals of words (Rae et al. 2021, A1.1)."""
     number = totals(words.is_word, words.bounds)
-    alphabetic = np.zeros(len(buffer.codes) + 1, np.int64)
+    alphabetic = np.zeros(len(buffer.codes) + 1, np.int32)
     np.cumsum(buffer.is_a(r"\p{Alphabetic}"), out=alphabetic[1:])
     has_letter = words.is_word & (alphabetic[words.ends] > alphabetic[words.starts])
     lettered = totals(has_letter, words.bounds)

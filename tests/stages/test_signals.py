@@ -10,6 +10,8 @@ import pytest
 import regex
 
 from stages.extract.signals import SIGNAL_SCHEMA, measure
+from stages.extract.spacy_words import english, spacy_words_of
+from stages.params import Refusal
 from stages.words import batches, buffer_of, first_equal, words_of
 
 WORD = r"\w+(?:['’]\w+)*"
@@ -226,6 +228,43 @@ def test_a_signal_does_not_depend_on_the_texts_beside_it(monkeypatch):
 def test_no_texts_have_no_signals():
     assert measure([]).schema == SIGNAL_SCHEMA
     assert len(measure([])) == 0
+
+
+def test_words_of_spacy_are_its_tokens_and_marks_have_only_punctuation():
+    english = pytest.importorskip("spacy").blank("en")
+    texts = [*TEXTS, "Don't U.S.-based e.g. 3.5% (it's)", "(c) 2020 … ok"]
+
+    buffer = buffer_of(texts)
+    words = spacy_words_of(buffer, texts)
+
+    strings = ["".join(map(chr, buffer.codes[a:b])) for a, b in zip(words.starts, words.ends, strict=True)]
+    for number, text in enumerate(texts):
+        expected = [token.text for token in english(text) if token.text.strip()]
+        mine = slice(words.bounds[number], words.bounds[number + 1])
+        assert strings[mine] == expected
+        assert words.is_word[mine].tolist() == [bool(regex.search(r"[^\p{P}\p{S}\s]", token)) for token in expected]
+    first = dict(zip(strings, words.hashes, strict=True))
+    assert all(first[string] == found for string, found in zip(strings, words.hashes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "marks"), [("don't stop!", 3, 1), ("", 0, 0), ("a-b (c)", 3, 3), ("\n \n", 0, 0)]
+)
+def test_signals_count_the_words_that_are_asked_for(text, words, marks):
+    pytest.importorskip("spacy")
+
+    measured = measure([text], "spacy")
+
+    assert measured.schema == SIGNAL_SCHEMA
+    assert measured.select("words", "marks").rows() == [(words, marks)]
+
+
+def test_without_spacy_its_words_are_refused(monkeypatch):
+    monkeypatch.setattr("stages.extract.spacy_words.find_spec", lambda name: None)
+    english.cache_clear()
+
+    with pytest.raises(Refusal, match=r"extract\.words is spacy, which isn't installed; install the extra `parity`"):
+        measure(["a"], "spacy")
 
 
 @pytest.mark.parametrize(
