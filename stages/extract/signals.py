@@ -339,13 +339,14 @@ def repeated_ngrams(buffer: Buffer, words: Words) -> Columns:
         begins = begins[fits]
         hashes = hashes[fits] * BASE + words.hashes[begins + n - 1]
         firsts = first_equal(hashes)
+        repeated = (np.bincount(firsts) > 1)[firsts]
         if n in TOP_NGRAMS:
             found = top_ngrams(begins, firsts, sums, n, words)
             columns[f"top_{n}_gram_character_ratio"] = np.minimum(ratio(found, characters), 1.0)
         if n in DUPLICATE_NGRAMS:
-            found = duplicate_ngrams(begins[firsts < np.arange(len(firsts))], sums, n, words)
+            later = duplicate_ngrams(begins[repeated], firsts[repeated], n)
+            found = np.bincount(words.texts[later], sums[later + n] - sums[later], len(characters)).astype(np.int64)
             columns[f"duplicate_{n}_gram_character_ratio"] = ratio(found, characters)
-        repeated = (np.bincount(firsts) > 1)[firsts]
         begins, hashes = begins[repeated], hashes[repeated]
     return columns
 
@@ -365,11 +366,22 @@ def top_ngrams(begins: Ints, firsts: Ints, sums: Ints, n: int, words: Words) -> 
     return (best >> 32) * (best & 0xFFFFFFFF)
 
 
-def duplicate_ngrams(later: Ints, sums: Ints, n: int, words: Words) -> Ints:
-    """Characters of each text in n-grams that stand earlier in it, each character counted once.
+def duplicate_ngrams(begins: Ints, firsts: Ints, n: int) -> Ints:
+    """The first words of the n-grams of `begins` that count as duplicates, ascending.
 
-    `later` are the first words of such n-grams, ascending.
+    As datatrove goes through a text: an n-gram that was met before counts, and the search goes on behind it; so no
+    character counts twice, and what begins within a duplicate is never met. `firsts` are equal where n-grams are.
     """
-    covered = np.maximum(later, np.append(0, later[:-1] + n)[: len(later)])
-    gained = sums[later + n] - sums[covered]
-    return np.bincount(words.texts[later], weights=gained, minlength=len(words.bounds) - 1).astype(np.int64)
+    met = bytearray(int(firsts.max(initial=-1)) + 1)
+    behind = np.searchsorted(begins, begins + n).tolist()  # which n-gram comes next if this one counts
+    groups = firsts.tolist()
+    later, place, end = [], 0, len(groups)
+    while place < end:
+        group = groups[place]
+        if met[group]:
+            later.append(place)
+            place = behind[place]
+        else:
+            met[group] = True
+            place += 1
+    return begins[np.array(later, np.int64)]
