@@ -115,6 +115,22 @@ def why(
 
 
 @app.command()
+def rules(
+    source: Annotated[str, typer.Argument(help="A name under `sources` in params.yaml.")],
+    rule: Annotated[str | None, typer.Option("--rule", help="Only this one, with documents on either side.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="RULE=VALUE: say what that would change.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what each rule of a source drops, with histograms; or what another threshold would change. Writes nothing.
+
+    Example: pedigree rules wiki --set gopher_quality.min_words=30
+    """
+    from lineage.rules.show import print_rules
+
+    print_rules(source, rule, settings or [], as_json=json)
+
+
+@app.command()
 def trace(
     step: Annotated[int | None, typer.Option("--step", min=1, help="The documents of this step.")] = None,
     steps: Annotated[str | None, typer.Option("--steps", help="The documents of the steps FIRST:LAST.")] = None,

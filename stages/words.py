@@ -192,17 +192,16 @@ def first_equal(hashes: Hashes) -> Ints:
     the others wait for the next round. Four times as fast as sorting, and as exact.
     """
     firsts = np.empty(len(hashes), np.int64)
-    waiting = np.arange(len(hashes))
+    waiting, asking = np.arange(len(hashes), dtype=np.int32), hashes
     while len(waiting):
-        asking = hashes[waiting]
         bits = (2 * len(waiting)).bit_length()
         buckets = (asking >> np.uint64(64 - bits)).astype(np.int64)
-        taken = np.empty(1 << bits, np.int64)
+        taken = np.empty(1 << bits, np.int32)  # half as many bytes as int64 has, and more of it in the cache
         taken[buckets[::-1]] = waiting[::-1]  # the last to write stays: the first of all
         found = taken[buckets]
-        same = hashes[found] == asking
-        firsts[waiting[same]] = found[same]
-        waiting = waiting[~same]
+        firsts[waiting] = found  # those that aren't equal come again
+        again = np.flatnonzero(hashes[found] != asking)
+        waiting, asking = waiting[again], asking[again]
     return firsts
 
 

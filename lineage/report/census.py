@@ -120,7 +120,7 @@ def _tables(data: Path, source: str, signals: Sequence[str]) -> Iterator[pl.Data
 def _main_rules(folder: Path, asked: Sequence[Rule]) -> list[Rule]:
     """The rules to draw: of the length first, then those that dropped most, one of each signal."""
     dropped = read_manifest(folder)["counts"]["dropped"] if folder.is_dir() else {}
-    measured = [rule for rule in asked if rule.one_of is None]
+    measured = [rule for rule in asked if rule.is_bound]
     measured.sort(key=lambda rule: (rule.signal != "words", -dropped.get(rule.name, 0)))
     by_signal = {rule.signal: rule for rule in reversed(measured)}  # the first of each signal stays
     words = by_signal.pop("words", Rule("", "words"))

@@ -174,8 +174,7 @@ def questions(build: Build, source: str, measured: dict[str, Any], unknown: list
 
 def question(rule: Rule, measured: dict[str, Any]) -> Question:
     """What `rule` says of a document with these columns. One that the build hasn't is as not measured."""
-    needed = {rule.signal, "language_score" if rule.one_of is not None else rule.signal}
-    frame = pl.DataFrame({name: [measured.get(name)] for name in needed})
+    frame = pl.DataFrame({name: [measured.get(name)] for name in rule.columns})
     broken, value = frame.select(rule.broken.alias("broken"), rule.value.alias("value")).row(0)
     if rule.one_of is not None:
         return Question(rule.name, measured.get(rule.signal), "one of", list(rule.one_of), not broken)

@@ -14,16 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from stages.documents import kept_of_shard, shard_paths
+from stages.ngrams import Grams, grams_in, grams_of_item, held, words_in
 from stages.process import map_shards
-from stages.words import BASE, Hashes, Ints, batches, buffer_of, mixed, words_of
+from stages.words import Hashes, batches
 
-WORDS = 13
-LEAST_WORDS = 8
-
-Grams = dict[int, Hashes]  # by the number of words in them
 Shard = tuple[Path, Path]  # documents, decisions
 
 
@@ -37,7 +33,7 @@ class Fate(StrEnum):
 
 def fates(texts: Mapping[str, Sequence[str]], sources: Sequence[str]) -> dict[str, list[Fate]]:
     """The fate of each item, by task: of the text of each in `texts`, and the training documents of `sources`."""
-    mine = {task: list(map(grams_of_item, each)) for task, each in texts.items()}
+    mine = {task: [grams_of_item(text) for text in each] for task, each in texts.items()}
     seen = training_grams([grams for each in mine.values() for grams in each], training_shards(sources))
     return {task: [_fate(grams, seen) for grams in each] for task, each in mine.items()}
 
@@ -71,37 +67,6 @@ def grams_in_shard(shard: Shard, wanted: Grams) -> Grams:
         for size, hashes in wanted.items():
             found[size].append(held(grams_in(words, owners, size), hashes))
     return {size: np.unique(np.concatenate(parts)) for size, parts in found.items()}
-
-
-def held(grams: Hashes, wanted: Hashes) -> Hashes:
-    """Those of `grams` that are among the sorted `wanted`; without sorting `grams`, of which there are far more."""
-    places = np.minimum(np.searchsorted(wanted, grams), len(wanted) - 1)
-    found: Hashes = grams[wanted[places] == grams]
-    return found
-
-
-def grams_of_item(text: str) -> Grams:
-    """What is looked for of an item: its n-grams, or nothing if it is too short."""
-    words, owners = words_in([text])
-    size = min(len(words), WORDS)
-    return {size: grams_in(words, owners, size)} if size >= LEAST_WORDS else {}
-
-
-def words_in(texts: Sequence[str]) -> tuple[Hashes, Ints]:
-    """The hash of each word of `texts` in lower case, punctuation left out, and which text it is of."""
-    lower = pl.Series("texts", texts, pl.String).str.to_lowercase().to_list()  # Polars' tables: the same everywhere
-    words = words_of(buffer_of(lower))
-    return words.hashes[words.is_word], words.texts[words.is_word]
-
-
-def grams_in(words: Hashes, owners: Ints, size: int) -> Hashes:
-    """A hash of every `size` words in a row that one text has."""
-    count = max(0, len(words) - size + 1)
-    hashes = words[:count].copy()
-    for offset in range(1, size):
-        hashes = hashes * BASE + words[offset : offset + count]
-    within: Hashes = mixed(hashes[owners[:count] == owners[size - 1 :]])
-    return within
 
 
 def _fate(grams: Grams, seen: Mapping[int, set[int]]) -> Fate:

@@ -13,10 +13,10 @@ from torch import nn
 
 from stages.evaluate.contamination import fates
 from stages.evaluate.harness import HarnessScore
-from stages.evaluate.items import Item, read_items, spread
 from stages.evaluate.likelihood import Request, encode, log_likelihoods, pseudo_log_likelihoods
-from stages.evaluate.params import EvaluateParams, TaskParams
+from stages.evaluate.params import EvaluateParams
 from stages.evaluate.tasks import PLACES, Bools, Z, accuracy, by_fate, centred, mean, right, task_score
+from stages.items import Item, TaskParams, read_items, spread
 from stages.params import Refusal
 
 Question = tuple[Item, tuple[Request, ...]]  # one for each candidate

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from stages.evaluate.items import pinned
-from stages.evaluate.params import TaskParams
+from stages.items import TaskParams
 from stages.params import Refusal
+from stages.pinned import pinned
 from stages.process import die_with_parent
 
 # Each layout as a task of the harness; items.py reads the same rows. `target_delimiter` is a blank unless said.

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stages.evaluate.items import Pair
 from stages.evaluate.score import Window, padded
+from stages.items import Pair
 from stages.params import Refusal
 
 Request = tuple[Window, ...]  # what scores one continuation

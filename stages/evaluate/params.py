@@ -1,12 +1,10 @@
 """What is measured, and on how much."""
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
+from stages.items import TaskParams
 from stages.params import StageParams
-
-SHA256 = "^[0-9a-f]{64}$"
+from stages.pinned import SHA256
 
 
 class SamplesParams(StageParams):
@@ -16,33 +14,6 @@ class SamplesParams(StageParams):
     tokens: int = Field(64, ge=1, description="how many are written after a prompt")
     temperature: float = Field(0.8, gt=0, description="of the drawn text")
     seed: int = Field(0, description="of the drawn text")
-
-
-class TaskParams(StageParams):
-    """A task: items in a file, and how they are read. Each item is asked without examples before it."""
-
-    name: str = Field(pattern=r"^[\w.-]+$", description="of its score, among those of other tasks")
-    data: str = Field(min_length=1, description="the file of its items, JSON lines, from the project's folder")
-    sha256: str = Field(pattern=SHA256, description="of that file: another one is refused")
-    layout: Literal["minimal_pairs", "multiple_choice", "schema", "language_modeling"] | None = Field(
-        None, description="the fields of an item, and what is asked: docs/evaluation.md"
-    )
-    definition: str | None = Field(
-        None, description="instead of a layout: a task of lm-evaluation-harness in YAML, which scores the base model"
-    )
-    definition_sha256: str | None = Field(None, pattern=SHA256, description="of the definition: another one is refused")
-    group: str | None = Field(None, description="tasks of one group count as one in the mean; null: it counts alone")
-    chance: float | None = Field(
-        None, ge=0, lt=1, description="what guessing scores; null: one in the number of choices, 0 without choices"
-    )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "TaskParams":
-        if (self.layout is None) == (self.definition is None):
-            raise ValueError(f"task {self.name} needs a layout or a definition, and not both")
-        if (self.definition is None) != (self.definition_sha256 is None):
-            raise ValueError(f"task {self.name}: definition and definition_sha256 come together")
-        return self
 
 
 class ProbeParams(StageParams):

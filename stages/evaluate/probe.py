@@ -20,10 +20,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stages.evaluate.items import pinned_lines
 from stages.evaluate.params import ProbeParams
 from stages.evaluate.tasks import PLACES, standard_error
 from stages.params import Refusal
+from stages.pinned import pinned_lines
 
 TEST_SHARE = 0.25
 MOST_TESTED = 1000
@@ -49,7 +49,7 @@ def read_labelled(params: ProbeParams, tokenizer: Tokenizer, length: int) -> Lab
     Raises:
         Refusal: if the file isn't the one that was pinned, or a line has no text and label.
     """
-    rows = [_row(where, line) for where, line in pinned_lines(params.data, params.sha256, KEY)]
+    rows = [_row(where, line) for where, line in pinned_lines(params.data, params.sha256, KEY, "texts")]
     names = sorted({label for _, label in rows})
     if len(names) < 2 or len(rows) < 4:
         raise Refusal(f"{params.data} has {len(rows)} texts and {len(names)} labels; a probe needs 4 and 2 at least")

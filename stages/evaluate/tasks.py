@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluate.contamination import Fate
-from stages.evaluate.items import Item
 from stages.evaluate.likelihood import Likelihoods
-from stages.evaluate.params import TaskParams
+from stages.items import Item, TaskParams
 
 Bools = NDArray[np.bool_]
 

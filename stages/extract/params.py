@@ -5,8 +5,11 @@ from typing import Literal
 from pydantic import Field
 
 from stages.params import StageParams
+from stages.pinned import PinnedFile
 
 Format = Literal["auto", "jsonl", "parquet", "text", "markdown", "rst", "html", "warc", "mediawiki", "jats", "code"]
+
+WordDefinition = Literal["regex-v1", "spacy"]
 
 
 class LineRules(StageParams):
@@ -17,6 +20,23 @@ class LineRules(StageParams):
     max_word_characters: int | None = Field(None, ge=1, description="drop lines with a longer word; C4 has 1000")
     min_words: int | None = Field(None, ge=1, description="drop lines with fewer words; C4 has 3")
     require_terminal_punctuation: bool = Field(False, description="drop lines that don't end in . ! ? or \"")
+
+
+class MaskRules(StageParams):
+    """What is replaced by placeholders: docs/rules.md. All are off by default."""
+
+    email: bool = Field(False, description="e-mail addresses")
+    ip: bool = Field(False, description="public IP addresses, of versions 4 and 6")
+    phone: bool = Field(False, description="phone numbers with a country's code, or as in North America")
+    iban: bool = Field(False, description="bank accounts whose check digits hold")
+    card: bool = Field(False, description="payment cards whose check digit holds")
+    secrets: bool = Field(False, description="private keys, tokens of services, passwords in URLs and in code")
+
+
+class QualityClassifier(PinnedFile):
+    """A fastText model that tells good text from other text."""
+
+    label: str = Field(min_length=1, description="whose probability is `quality_score`, without `__label__`")
 
 
 class ExtractParams(StageParams):
@@ -34,7 +54,10 @@ class ExtractParams(StageParams):
     license_column: str | None = Field(None, description="goes before `license`")
     language_column: str | None = Field(None, description="instead of detecting the language")
     verbatim: bool = Field(False, description="keep spaces and code points as they are; format code always does")
+    words: WordDefinition = Field("regex-v1", description="what signals count as a word; spacy: as datatrove does")
     lines: LineRules = LineRules()
+    mask: MaskRules = MaskRules()
+    quality: QualityClassifier | None = Field(None, description="what measures `quality_score`; null: nothing does")
 
     def columns(self) -> set[str]:
         """The columns of jsonl and parquet that are read."""

@@ -15,41 +15,58 @@ from stages.documents import (
     shard_name,
     write_shard,
 )
+from stages.extract.classifier import load_classifier, quality_score
 from stages.extract.cleaning import apply_line_rules, clean_code, clean_text, without_surrogates
 from stages.extract.files import Piece, read_pieces
 from stages.extract.language import detect
+from stages.extract.masking import mask, signal_names
 from stages.extract.params import ExtractParams
 from stages.extract.records import Found, Record, Unreadable
 from stages.extract.signals import measure
 
 # Measured beside the signals of stages.extract.signals: of the language (null for code), and of cleaning.
-OWN_SIGNALS = pl.Schema({"id": pl.String, "language_score": pl.Float64, "lines_removed": pl.Int64})
+OWN_SIGNALS = pl.Schema({"id": pl.String(), "language_score": pl.Float64(), "lines_removed": pl.Int64()})
 
 Row = dict[str, Any]
 Shard = tuple[int, list[Piece]]
 
 
-def finish(record: Record, params: ExtractParams) -> tuple[str, int] | Unreadable:
-    """The clean text of `record` and how many lines rules took out, or why nothing is left to keep."""
+def own_signals(params: ExtractParams) -> pl.Schema:
+    """OWN_SIGNALS, and what `params` ask for beside."""
+    quality = {"quality_score": pl.Float64()} if params.quality is not None else {}
+    return pl.Schema({**OWN_SIGNALS, **{name: pl.Int64() for name in signal_names(params.mask)}, **quality})
+
+
+def quality_key(source: str) -> str:
+    """Where the classifier of `source` stands in params.yaml."""
+    return f"sources.{source}.extract.quality"
+
+
+def finish(record: Record, params: ExtractParams) -> tuple[str, dict[str, int]] | Unreadable:
+    """The clean text of `record` and what was taken out and masked, by signal; or why nothing is left to keep."""
     if params.verbatim or params.format == "code":
         text, removed = clean_code(record.text), 0
     else:
         text, removed = apply_line_rules(clean_text(record.text), params.lines)
+    text, masked = mask(text, params.mask)
     size = len(text.encode())
     if not text:
         return Unreadable("empty", "no text is left", record.number)
     if size > params.max_document_bytes:
         return Unreadable("oversized", f"{size} bytes of text", record.number)
-    return text, removed
+    return text, {"lines_removed": removed, **{f"masked_{kind}": count for kind, count in masked.items()}}
 
 
 def document(source: str, origin: str, record: Record, params: ExtractParams) -> Row | Unreadable:
-    """A row with the columns of DOCUMENT_SCHEMA and OWN_SIGNALS, or why there is none."""
+    """A row with the columns of DOCUMENT_SCHEMA and own_signals, or why there is none."""
     finished = finish(record, params)
     if isinstance(finished, Unreadable):
         return finished
-    text, removed = finished
+    text, changes = finished
     language, score = (record.language, None) if record.language else detect(text)
+    quality: dict[str, float] = {}
+    if params.quality is not None:
+        quality = {"quality_score": quality_score(text, params.quality, quality_key(source))}
     return {
         "id": document_id(source, origin),
         "text": text,
@@ -60,7 +77,8 @@ def document(source: str, origin: str, record: Record, params: ExtractParams) ->
         "language": language,
         "meta": without_surrogates(json.dumps(record.meta, sort_keys=True, ensure_ascii=False)),
         "language_score": score,
-        "lines_removed": removed,
+        **changes,
+        **quality,
     }
 
 
@@ -82,10 +100,13 @@ def sort_out(
 
 def extract_shard(shard: Shard, source: str, params: ExtractParams, folder: Path, target: Path) -> dict[str, Any]:
     """Write the documents, signals and unreadable records of one shard; count them."""
+    if params.quality is not None:
+        load_classifier(params.quality, quality_key(source))  # refuses before anything is read
     number, pieces = shard
     documents, unreadable, read = sort_out(source, read_pieces(folder, pieces, params), params)
-    table = pl.DataFrame(documents, schema=DOCUMENT_SCHEMA | OWN_SIGNALS)
-    signals = pl.concat([table.select(OWN_SIGNALS.names()), measure(table["text"].to_list())], how="horizontal")
+    own = own_signals(params)
+    table = pl.DataFrame(documents, schema=DOCUMENT_SCHEMA | own)
+    signals = pl.concat([table.select(own.names()), measure(table["text"].to_list(), params.words)], how="horizontal")
     write_shard(target / shard_name("documents", number), table.select(DOCUMENT_SCHEMA.names()))
     write_shard(target / shard_name("signals", number), signals)
     write_shard(target / shard_name("unreadable", number), pl.DataFrame(unreadable, schema=UNREADABLE_SCHEMA))

@@ -4,20 +4,26 @@
 
 Gopher (Rae et al. 2021, arXiv:2112.11446, appendix A1.1), C4 (Raffel et al. 2020, arXiv:1910.10683,
 section 2.2), FineWeb (Penedo et al. 2024, arXiv:2406.17557, section 3.6), and for code The Stack
-(Kocetkov et al. 2022, arXiv:2211.15533). docs/rules.md defines each signal and says where it differs
+(Kocetkov et al. 2022, arXiv:2211.15533), StarCoder (Li et al. 2023, arXiv:2305.06161) and StarCoder2
+(Lozhkov et al. 2024, arXiv:2402.19173). docs/rules.md defines each signal and says where it differs
 from other programs. Counts are summed as integers and divided once, so a signal has the same bits
 on every machine and in every batch.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from itertools import compress
 
 import numpy as np
 import polars as pl
 
+from stages.extract.params import WordDefinition
+from stages.extract.spacy_words import spacy_words_of
 from stages.words import (
     BASE,
     Bools,
     Buffer,
+    Hashes,
     Ints,
     Words,
     batches,
@@ -43,6 +49,18 @@ LINE_PUNCTUATION = "[\\p{Sentence_Terminal}…\"'”’»]"
 GENERATED_HEAD_CHARACTERS = 1000
 GENERATED = r"(?i)auto-?generated|automatically generated|generated automatically|do not (?:edit|modify)"
 
+XML_HEAD_CHARACTERS = 100  # Li et al. 2023, section 3.2
+
+# Data written as text (Lozhkov et al. 2024, section 3.1): base64 in lines of at least 64 characters, bytes and UTF-16
+# as escapes, eight in a row. Only a text with such a run, or an escape, is searched.
+LONG_RUN = 64
+ESCAPES = ["\\x", "0x", "\\u"]
+ENCODED = (
+    r"(?:[A-Za-z0-9+/]{64,}={0,2}[ \t\n]?)+"
+    r"|(?:(?:\\x|0x)[0-9A-Fa-f]{2}[,; \t\n]*){8,}"
+    r"|(?:\\u[0-9A-Fa-f]{4}){8,}"
+)
+
 INTEGER, REAL = pl.Int64(), pl.Float64()
 
 SIGNAL_SCHEMA = pl.Schema(
@@ -57,6 +75,7 @@ SIGNAL_SCHEMA = pl.Schema(
         "bullet_line_ratio": REAL,
         "ellipsis_line_ratio": REAL,
         "alphabetic_word_ratio": REAL,
+        "alphabetic_token_ratio": REAL,
         "stop_words": INTEGER,
         "lines": INTEGER,
         "duplicate_line_ratio": REAL,
@@ -76,26 +95,32 @@ SIGNAL_SCHEMA = pl.Schema(
         "max_line_length": INTEGER,
         "mean_line_length": REAL,
         "alphanumeric_ratio": REAL,
+        "alphabetic_ratio": REAL,
+        "encoded_ratio": REAL,
+        "encoded_run": INTEGER,
         "generated_marks": INTEGER,
+        "xml_marks": INTEGER,
     }
 )
 
 Columns = dict[str, np.ndarray]
 
 
-def measure(texts: list[str]) -> pl.DataFrame:
+def measure(texts: list[str], definition: WordDefinition = "regex-v1") -> pl.DataFrame:
     """The signals of each text, by SIGNAL_SCHEMA: one row per text, in their order.
 
+    `definition` says what a word is: docs/rules.md.
     Lengths are in characters, ratios in [0, 1] unless docs/rules.md says otherwise; what has
     nothing to be measured on (the mean of no words) is 0.
     """
-    tables = [_measure_batch(texts[part]) for part in batches(texts)]
+    tables = [_measure_batch(texts[part], definition) for part in batches(texts)]
     return pl.concat(tables) if tables else SIGNAL_SCHEMA.to_frame()
 
 
-def _measure_batch(texts: list[str]) -> pl.DataFrame:
+def _measure_batch(texts: list[str], definition: WordDefinition) -> pl.DataFrame:
     buffer = buffer_of(texts)
-    words, lines, counts = words_of(buffer), lines_of(buffer), count_strings(texts)
+    words = spacy_words_of(buffer, texts) if definition == "spacy" else words_of(buffer)
+    lines, counts = lines_of(buffer), count_strings(texts)
     columns = {
         **counts,
         **word_signals(buffer, words, counts),
@@ -104,6 +129,7 @@ def _measure_batch(texts: list[str]) -> pl.DataFrame:
         **repeated_ngrams(buffer, words),
         **layout_signals(buffer, words),
         "sentences": sentences(buffer, lines),
+        **encoded_signals(texts, buffer, lines, counts),
     }
     return pl.DataFrame({name: columns[name] for name in SIGNAL_SCHEMA}, schema=SIGNAL_SCHEMA)
 
@@ -136,6 +162,8 @@ def count_strings(texts: list[str]) -> Columns:
         lorem_ipsum=text.str.count_matches("(?i)lorem ipsum"),
         curly_brackets=text.str.count_matches("{", literal=True),
         generated_marks=text.str.head(GENERATED_HEAD_CHARACTERS).str.count_matches(GENERATED),
+        xml_marks=text.str.head(XML_HEAD_CHARACTERS).str.count_matches("<?xml version=", literal=True),
+        escapes=text.str.contains_any(ESCAPES),
     )
     return {name: found[name].cast(pl.Int64).to_numpy() for name in found.columns}
 
@@ -143,24 +171,33 @@ def count_strings(texts: list[str]) -> Columns:
 def word_signals(buffer: Buffer, words: Words, counts: Columns) -> Columns:
     """Gopher's quality signals of words (Rae et al. 2021, A1.1)."""
     number = totals(words.is_word, words.bounds)
-    alphabetic = np.zeros(len(buffer.codes) + 1, np.int64)
+    alphabetic = np.zeros(len(buffer.codes) + 1, np.int32)
     np.cumsum(buffer.is_a(r"\p{Alphabetic}"), out=alphabetic[1:])
     has_letter = words.is_word & (alphabetic[words.ends] > alphabetic[words.starts])
+    lettered = totals(has_letter, words.bounds)
     return {
         "words": number,
         "marks": totals(~words.is_word, words.bounds),
         "mean_word_length": ratio(totals((words.ends - words.starts) * words.is_word, words.bounds), number),
         "hash_to_word_ratio": ratio(counts["hashes"], number),
         "ellipsis_to_word_ratio": ratio(counts["ellipses"], number),
-        "alphabetic_word_ratio": ratio(totals(has_letter, words.bounds), number),
+        "alphabetic_word_ratio": ratio(lettered, number),
+        "alphabetic_token_ratio": ratio(lettered, np.diff(words.bounds)),
+        "alphabetic_ratio": ratio(alphabetic[buffer.ends] - alphabetic[buffer.starts], buffer.ends - buffer.starts),
         "stop_words": distinct_stop_words(words),
     }
+
+
+@cache
+def stop_word_hashes() -> Hashes:
+    """The hash of each stop word."""
+    return words_of(buffer_of(STOP_WORDS)).hashes
 
 
 def distinct_stop_words(words: Words) -> Ints:
     """How many of the stop words each text has, in lower case as they are."""
     found = np.zeros(len(words.bounds) - 1, np.int64)
-    for stop_word in words_of(buffer_of(STOP_WORDS)).hashes:
+    for stop_word in stop_word_hashes():
         found[np.unique(words.texts[words.hashes == stop_word])] += 1
     return found
 
@@ -174,6 +211,7 @@ class Lines:
     numbers: Ints  # among all lines of the buffer, blank ones included
     texts: Ints
     bounds: Ints  # lines of text t: bounds[t] to bounds[t + 1]
+    chunk_starts: Ints
     chunk_ends: Ints  # of every run of characters that aren't white space
     ends_line: Bools  # of those runs
 
@@ -187,7 +225,9 @@ def lines_of(buffer: Buffer) -> Lines:
     first, last = edges(np.diff(numbers) > 0, len(numbers))
     starts = chunk_starts[first]
     bounds = buffer.locate(starts)
-    return Lines(starts, chunk_ends[last], numbers[first], buffer.texts_at(bounds), bounds, chunk_ends, last)
+    return Lines(
+        starts, chunk_ends[last], numbers[first], buffer.texts_at(bounds), bounds, chunk_starts, chunk_ends, last
+    )
 
 
 def edges(breaks: Bools, count: int) -> tuple[Bools, Bools]:
@@ -256,6 +296,18 @@ def sentences(buffer: Buffer, lines: Lines) -> Ints:
     return per_text(lines.chunk_ends[ended] - 1, buffer)
 
 
+def encoded_signals(texts: list[str], buffer: Buffer, lines: Lines, counts: Columns) -> Columns:
+    """How much of each text is encoded data, and the longest piece of it, in characters."""
+    long_chunks = lines.chunk_starts[lines.chunk_ends - lines.chunk_starts >= LONG_RUN]
+    suspicious = counts["escapes"].astype(bool)
+    suspicious[np.searchsorted(buffer.starts, long_chunks, "right") - 1] = True
+    searched = pl.Series(list(compress(texts, suspicious)), dtype=pl.String).str.extract_all(ENCODED)
+    lengths = searched.list.eval(pl.element().str.strip_chars_end().str.len_chars())
+    total, longest = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
+    total[suspicious], longest[suspicious] = lengths.list.sum().fill_null(0), lengths.list.max().fill_null(0)
+    return {"encoded_ratio": ratio(total, counts["characters"]), "encoded_run": longest}
+
+
 def layout_signals(buffer: Buffer, words: Words) -> Columns:
     """Lines as they are, blank ones and indentation included: FineWeb's lists, The Stack's long lines."""
     lengths = np.diff(buffer.newlines) - 1
@@ -287,13 +339,14 @@ def repeated_ngrams(buffer: Buffer, words: Words) -> Columns:
         begins = begins[fits]
         hashes = hashes[fits] * BASE + words.hashes[begins + n - 1]
         firsts = first_equal(hashes)
+        repeated = (np.bincount(firsts) > 1)[firsts]
         if n in TOP_NGRAMS:
             found = top_ngrams(begins, firsts, sums, n, words)
             columns[f"top_{n}_gram_character_ratio"] = np.minimum(ratio(found, characters), 1.0)
         if n in DUPLICATE_NGRAMS:
-            found = duplicate_ngrams(begins[firsts < np.arange(len(firsts))], sums, n, words)
+            later = duplicate_ngrams(begins[repeated], firsts[repeated], n)
+            found = np.bincount(words.texts[later], sums[later + n] - sums[later], len(characters)).astype(np.int64)
             columns[f"duplicate_{n}_gram_character_ratio"] = ratio(found, characters)
-        repeated = (np.bincount(firsts) > 1)[firsts]
         begins, hashes = begins[repeated], hashes[repeated]
     return columns
 
@@ -313,11 +366,22 @@ def top_ngrams(begins: Ints, firsts: Ints, sums: Ints, n: int, words: Words) -> 
     return (best >> 32) * (best & 0xFFFFFFFF)
 
 
-def duplicate_ngrams(later: Ints, sums: Ints, n: int, words: Words) -> Ints:
-    """Characters of each text in n-grams that stand earlier in it, each character counted once.
+def duplicate_ngrams(begins: Ints, firsts: Ints, n: int) -> Ints:
+    """The first words of the n-grams of `begins` that count as duplicates, ascending.
 
-    `later` are the first words of such n-grams, ascending.
+    As datatrove goes through a text: an n-gram that was met before counts, and the search goes on behind it; so no
+    character counts twice, and what begins within a duplicate is never met. `firsts` are equal where n-grams are.
     """
-    covered = np.maximum(later, np.append(0, later[:-1] + n)[: len(later)])
-    gained = sums[later + n] - sums[covered]
-    return np.bincount(words.texts[later], weights=gained, minlength=len(words.bounds) - 1).astype(np.int64)
+    met = bytearray(int(firsts.max(initial=-1)) + 1)
+    behind = np.searchsorted(begins, begins + n).tolist()  # which n-gram comes next if this one counts
+    groups = firsts.tolist()
+    later, place, end = [], 0, len(groups)
+    while place < end:
+        group = groups[place]
+        if met[group]:
+            later.append(place)
+            place = behind[place]
+        else:
+            met[group] = True
+            place += 1
+    return begins[np.array(later, np.int64)]

@@ -11,10 +11,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.documents import DECISION_SCHEMA, DOCUMENT_SCHEMA, write_manifest, write_shard
-from stages.evaluate.contamination import Fate, fates, grams_in, grams_of_item, words_in
+from stages.evaluate.contamination import Fate, fates
 from stages.evaluate.params import ProbeParams
 from stages.evaluate.probe import points, probe_curve, probe_entry, read_labelled
 from stages.evaluate.tasks import by_fate
+from stages.ngrams import grams_in, grams_of_item, words_in
 from stages.params import Refusal
 
 TRAINED = "Call me Ishmael. Some years ago, never mind how long precisely, having little or no money in my purse"

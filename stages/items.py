@@ -7,18 +7,43 @@ the tasks of CORE (Li et al. 2024, arXiv:2406.11794) as multiple choice, schema 
 continuation are joined is lm-evaluation-harness' way, so that its scores are the same: harness.py has its definitions.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from stages.evaluate.params import TaskParams
-from stages.params import Refusal
+from stages.params import Refusal, StageParams
+from stages.pinned import SHA256, pinned_lines
 
 Pair = tuple[str, str]  # context, continuation
+
+
+class TaskParams(StageParams):
+    """A task: items in a file, and how they are read. Each item is asked without examples before it."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="of its score, among those of other tasks")
+    data: str = Field(min_length=1, description="the file of its items, JSON lines, from the project's folder")
+    sha256: str = Field(pattern=SHA256, description="of that file: another one is refused")
+    layout: Literal["minimal_pairs", "multiple_choice", "schema", "language_modeling"] | None = Field(
+        None, description="the fields of an item, and what is asked: docs/evaluation.md"
+    )
+    definition: str | None = Field(
+        None, description="instead of a layout: a task of lm-evaluation-harness in YAML, which scores the base model"
+    )
+    definition_sha256: str | None = Field(None, pattern=SHA256, description="of the definition: another one is refused")
+    group: str | None = Field(None, description="tasks of one group count as one in the mean; null: it counts alone")
+    chance: float | None = Field(
+        None, ge=0, lt=1, description="what guessing scores; null: one in the number of choices, 0 without choices"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "TaskParams":
+        if (self.layout is None) == (self.definition is None):
+            raise ValueError(f"task {self.name} needs a layout or a definition, and not both")
+        if (self.definition is None) != (self.definition_sha256 is None):
+            raise ValueError(f"task {self.name}: definition and definition_sha256 come together")
+        return self
 
 
 @dataclass(frozen=True)
@@ -104,7 +129,7 @@ def read_items(task: TaskParams) -> list[Item]:
     """
     assert task.layout is not None
     items = []
-    for where, line in pinned_lines(task.data, task.sha256, f"evaluate.tasks: {task.name}"):
+    for where, line in pinned_lines(task.data, task.sha256, f"evaluate.tasks: {task.name}", "items"):
         try:
             items.append(LAYOUTS[task.layout].model_validate_json(line).item())
         except ValidationError as error:
@@ -115,37 +140,6 @@ def read_items(task: TaskParams) -> list[Item]:
         except ValueError as error:
             raise Refusal(f"{where}: {error} (layout {task.layout})") from None
     return items
-
-
-def pinned_lines(path: str, sha256: str, key: str) -> list[tuple[str, str]]:
-    """The lines of the file at `path` that aren't blank, each with where it stands.
-
-    Raises:
-        Refusal: as pinned; or if there is no line in it.
-    """
-    text = pinned(path, sha256, key).decode("utf-8", "replace")
-    lines = [(f"{path}, line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise Refusal(f"{path} is empty; params.yaml, {key} needs items in it")
-    return lines
-
-
-def pinned(path: str, sha256: str, key: str) -> bytes:
-    """The bytes of the file at `path`.
-
-    Raises:
-        Refusal: if it can't be read, or has another digest than the parameter `key` says.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise Refusal(f"params.yaml, {key}: {path} can't be read ({error.strerror}); put the file there") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise Refusal(
-            f"params.yaml, {key}: {path} has sha256 {found}, not {sha256}; bring the right file, or pin this one"
-        )
-    return data
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
