@@ -1,5 +1,6 @@
 """What readers yield: one Record for each text they find, one Unreadable for each they can't make a text of."""
 
+import errno
 import lzma
 import tarfile
 import zipfile
@@ -29,6 +30,22 @@ class Unreadable(NamedTuple):
     rule: str
     detail: str = ""
     number: int | None = None
+
+
+class Rejected(Exception):
+    """Raised where input is refused by a rule of its own."""
+
+    def __init__(self, rule: str, detail: str):
+        super().__init__(rule, detail)
+        self.rule, self.detail = rule, detail
+
+
+class Part(NamedTuple):
+    """A range of a large file: of bytes (the lines that begin there), or of row groups."""
+
+    begin: int
+    end: int
+    first: int  # number of its first record in the file
 
 
 Found = Record | Unreadable
@@ -65,8 +82,11 @@ def guarded(found: Iterator[Found]) -> Iterator[Found]:
 
 def unreadable(error: Exception, number: int | None) -> Unreadable:
     """What `error`, raised while record `number` was read, says about the input; raised again if it says nothing."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+    # A number in broken input can send a reader before the beginning of its file: EINVAL.
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
         raise error  # the machine's trouble, not the input's
+    if isinstance(error, Rejected):
+        return Unreadable(error.rule, error.detail, number)
     detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, etree.XMLSyntaxError):
         return Unreadable("broken_xml", detail, number)
