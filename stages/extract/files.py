@@ -26,7 +26,7 @@ from stages.extract.language import PROGRAMMING_LANGUAGES
 from stages.extract.params import ExtractParams
 from stages.extract.parts import PARTS
 from stages.extract.readers import PART_READERS, READERS
-from stages.extract.records import Found, Part, Reader, Rejected, Unreadable, guarded, unreadable
+from stages.extract.records import Found, Guarded, Part, Reader, Rejected, Unreadable, unreadable
 from stages.params import Refusal
 
 ENDINGS: dict[str, tuple[str, ...]] = {
@@ -104,7 +104,8 @@ def parted(path: Path, whole: Piece, params: ExtractParams) -> list[Piece]:
     format_ = params.format if params.format != "auto" else format_of(whole.file)
     if whole.size <= params.shard_bytes or ending_of_compression(whole.file) or format_ not in PARTS:
         return [whole]
-    return [whole._replace(size=size, part=part) for size, part in PARTS[format_](path, whole.size, params.shard_bytes)]
+    parts = PARTS[format_](path, whole.size, params.shard_bytes)
+    return [whole._replace(size=size, part=part) for size, part in parts] or [whole]
 
 
 def refuse_unused(members: tuple[str, ...], names: list[str], folder: Path) -> None:
@@ -202,9 +203,17 @@ def group(pieces: list[Piece], shard_bytes: int) -> list[list[Piece]]:
 def read_pieces(folder: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[tuple[str, Found]]:
     """(origin, what was found there) of every record in `pieces`, in order. Bad input doesn't raise."""
     for file, of_file in groupby(pieces, key=lambda piece: piece.file):
-        for member, found in _read_file(folder / file, list(of_file), params):
-            origin = file if member is None else f"{file}!{member}"
-            yield origin if found.number is None else f"{origin}#{found.number}", found
+        yield from map(partial(_named, file), _read_file(folder / file, list(of_file), params))
+
+
+def _named(file: str, of_member: tuple[str | None, Found]) -> tuple[str, Found]:
+    member, found = of_member
+    origin = file if member is None else f"{file}!{member}"
+    return origin if found.number is None else f"{origin}#{found.number}", found
+
+
+def _of(member: str | None, found: Found) -> tuple[str | None, Found]:
+    return member, found
 
 
 def _read_file(path: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[tuple[str | None, Found]]:
@@ -216,8 +225,8 @@ def _read_file(path: Path, pieces: list[Piece], params: ExtractParams) -> Iterat
             yield from _read_members(_members(path, pieces, params), params)
             return
         for piece in pieces:
-            for found in guarded(read_stream(lambda: path.open("rb"), path.name, params, piece.part)):
-                yield None, found
+            stream = read_stream(lambda: path.open("rb"), path.name, params, piece.part)
+            yield from map(partial(_of, None), Guarded(stream))
     except Exception as error:
         yield None, unreadable(error, None)
 
@@ -241,11 +250,12 @@ def _read_members(streams: Iterator[Stream], params: ExtractParams) -> Iterator[
         if is_archive(member):
             yield from _read_within(member, opener, params)
             continue
-        for found in guarded(read_stream(opener, member, params)):
-            yield member, found
+        yield from map(partial(_of, member), Guarded(read_stream(opener, member, params)))
 
 
-def _read_within(name: str, opener: Callable[[], IO[bytes]], params: ExtractParams) -> Iterator[tuple[str, Found]]:
+def _read_within(
+    name: str, opener: Callable[[], IO[bytes]], params: ExtractParams
+) -> Iterator[tuple[str | None, Found]]:
     """(member, what was found there) of the archive `name` in an archive. One in that is not read."""
     try:
         with opener() as packed:
@@ -253,8 +263,8 @@ def _read_within(name: str, opener: Callable[[], IO[bytes]], params: ExtractPara
                 if is_archive(member or ""):
                     yield f"{name}!{member}", Unreadable("nested_archive", "an archive in an archive in an archive")
                     continue
-                for found in guarded(read_stream(inner, member or "", params)):
-                    yield f"{name}!{member}", found
+                found = Guarded(read_stream(inner, member or "", params))
+                yield from map(partial(_of, f"{name}!{member}"), found)
     except Exception as error:
         yield name, unreadable(error, None)
 

@@ -23,10 +23,10 @@ Sized = tuple[int, Part]
 
 
 def line_parts(path: Path, size: int, part_bytes: int) -> list[Sized]:
-    """Ranges of `part_bytes`; the lines before each are counted first, once, by all workers."""
+    """Ranges of `part_bytes`; the lines before each are counted first, once, by all workers. None of UTF-16."""
     with path.open("rb") as file:
         if file.read(2) in UTF_16_MARKS:  # its line ends are no single bytes
-            return [(size, Part(0, size, 0))]
+            return []
     bounds = [*range(0, size, part_bytes), size]
     ranges = list(pairwise(bounds))
     begun = map_shards(partial(lines_begun, path), ranges, f"count the lines of {path.name}")
@@ -67,18 +67,18 @@ class PartOfLines:
 
 
 def row_group_parts(path: Path, size: int, part_bytes: int) -> list[Sized]:
-    """Row groups in a row, so many that they fill `part_bytes`. A file that can't be read is one part."""
+    """Row groups in a row, so many that they fill `part_bytes`. None of a file that can't be read."""
     try:
         groups = list(_row_groups(pyarrow.parquet.read_metadata(path)))
     except (pyarrow.ArrowException, OSError, ValueError):
-        return [(size, Part(0, 0, 0))]
+        return []
     parts, begin, first, held, rows = [], 0, 0, 0, 0
     for number, (group_bytes, group_rows) in enumerate(groups, start=1):
         held, rows = held + group_bytes, rows + group_rows
         if held >= part_bytes or number == len(groups):
             parts.append((held, Part(begin, number, first)))
             begin, first, held, rows = number, first + rows, 0, 0
-    return parts or [(size, Part(0, 0, 0))]
+    return parts
 
 
 def _row_groups(metadata: Any) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,8 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, Any
+from itertools import count
+from typing import IO, Any, cast
 
 import pyarrow.parquet
 
@@ -18,15 +19,20 @@ from stages.extract.web import read_html, read_warc, read_wet
 from stages.extract.wiki import read_mediawiki
 
 PARQUET_BATCH_ROWS = 256
+READ_BYTES = 1 << 20
 
 
 def read_text(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """The whole file as one document; Markdown and reStructuredText keep their markup."""
-    content = stream.read(params.max_document_bytes + 1)
-    if len(content) > params.max_document_bytes:
-        yield Unreadable("oversized", f"more than {params.max_document_bytes} bytes")
-        return
-    yield Record(decoded(content))
+    yield Record(decoded(whole(stream, params.max_document_bytes)))
+
+
+def whole(stream: IO[bytes], max_bytes: int) -> bytes:
+    """All of `stream`, which is refused if it is more than `max_bytes`."""
+    content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise Rejected("oversized", f"more than {max_bytes} bytes")
+    return content
 
 
 def read_code(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
@@ -50,22 +56,35 @@ def read_part_of_jsonl(stream: IO[bytes], params: ExtractParams, part: Part) -> 
 
 def parse_lines(stream: Any, params: ExtractParams, first: int) -> Iterator[Found]:
     """The document of each line of `stream`, the first of which has the number `first`."""
-    for number, line in enumerate(_lines(stream, params.max_document_bytes), start=first):
-        if line is None:
-            yield Unreadable("oversized", f"more than {params.max_document_bytes} bytes", number)
-        elif line.strip():
-            yield parse_line(line, number, params)
+    lines = Lines(stream, params.max_document_bytes)
+    return filter(None, map(partial(_found_in, params), count(first), lines))
 
 
-def _lines(stream: Any, max_bytes: int) -> Iterator[bytes | None]:
+def _found_in(params: ExtractParams, number: int, line: bytes | None) -> Found | None:
+    """The document of a line, why there is none, or nothing if the line is blank."""
+    if line is None:
+        return Unreadable("oversized", f"more than {params.max_document_bytes} bytes", number)
+    return parse_line(line, number, params) if line.strip() else None
+
+
+class Lines:
     """The lines of `stream`; None for one that is longer than `max_bytes`, which is never held whole."""
-    while line := stream.readline(max_bytes + 1):
-        if len(line) <= max_bytes or line.endswith(b"\n"):
-            yield line
-            continue
+
+    def __init__(self, stream: Any, max_bytes: int):
+        self.stream, self.max_bytes = stream, max_bytes
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> bytes | None:
+        line = self.stream.readline(self.max_bytes + 1)
+        if not line:
+            raise StopIteration
+        if len(line) <= self.max_bytes or line.endswith(b"\n"):
+            return cast(bytes, line)
         while line and not line.endswith(b"\n"):
-            line = stream.readline(max_bytes + 1)
-        yield None
+            line = self.stream.readline(READ_BYTES)
+        return None
 
 
 def parse_line(line: bytes, number: int, params: ExtractParams) -> Found:
@@ -144,7 +163,7 @@ class _TextLines:
     """
 
     def __init__(self, stream: IO[bytes], max_bytes: int):
-        self.lines, self.max_bytes, self.codec = _lines(stream, max_bytes), max_bytes, "utf-8-sig"
+        self.lines, self.max_bytes, self.codec = Lines(stream, max_bytes), max_bytes, "utf-8-sig"
 
     def __iter__(self) -> Iterator[str]:
         return self

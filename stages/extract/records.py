@@ -69,15 +69,31 @@ def tried(read: Callable[[], Found], number: int) -> Found:
         return unreadable(error, number)
 
 
-def guarded(found: Iterator[Found]) -> Iterator[Found]:
-    """`found`, and if reading breaks, one Unreadable that says where and why."""
-    number = None
-    try:
-        for each in found:
-            number = each.number
-            yield each
-    except Exception as error:
-        yield unreadable(error, None if number is None else number + 1)
+class Guarded:
+    """`found`, and if reading breaks, one Unreadable that says where and why.
+
+    Like what else passes records on, it holds none: a text may be large, and is cleaned and measured meanwhile.
+    """
+
+    def __init__(self, found: Iterator[Found]):
+        self.found: Iterator[Found] | None = found
+        self.number: int | None = None
+
+    def __iter__(self) -> "Guarded":
+        return self
+
+    def __next__(self) -> Found:
+        if self.found is None:
+            raise StopIteration
+        try:
+            each = next(self.found)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.found = None
+            return unreadable(error, None if self.number is None else self.number + 1)
+        self.number = each.number
+        return each
 
 
 def unreadable(error: Exception, number: int | None) -> Unreadable:
