@@ -1,59 +1,60 @@
 """Find the records in downloaded files: plain, compressed, or members of zip and tar archives."""
 
-import bz2
-import gzip
 import io
-import lzma
 import re
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import IO, NamedTuple, cast
-
-import zstandard
+from typing import IO, NamedTuple
 
 from stages.documents import read_manifest
+from stages.extract.archives import (
+    COMPRESSIONS,
+    TARS,
+    ZIPS,
+    Entry,
+    Stream,
+    decompressed,
+    is_archive,
+    spooled,
+    tar_members,
+    zip_entries,
+    zip_members,
+)
 from stages.extract.language import PROGRAMMING_LANGUAGES
 from stages.extract.params import ExtractParams
-from stages.extract.readers import READERS
-from stages.extract.records import Found, Unreadable, guarded, unreadable
+from stages.extract.parts import PARTS
+from stages.extract.readers import PART_READERS, READERS
+from stages.extract.records import Found, Guarded, Part, Reader, Rejected, Unreadable, unreadable
 from stages.params import Refusal
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "jsonl": ("jsonl", "ndjson"),
     "parquet": ("parquet",),
+    "csv": ("csv", "tsv"),
     "text": ("txt", "text"),
     "markdown": ("md", "markdown"),
     "rst": ("rst",),
     "html": ("html", "htm", "xhtml"),
     "warc": ("warc",),
+    "wet": ("wet",),
     "mediawiki": ("xml",),
     "jats": ("xml", "nxml"),
     "code": tuple(PROGRAMMING_LANGUAGES),
 }
-COMPRESSIONS = ("gz", "bz2", "xz", "zst")
-ZIPS = (".zip", ".whl")
-TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
-
-# A window as `zstd --long=31` makes it; corpora are often packed so.
-ZSTD_WINDOW_BYTES = 1 << 31
-# Parquet is read from its end: a packed member is held whole.
-MAX_PACKED_PARQUET_BYTES = 1 << 30
-
-
-# Name of the member, if there is one, and what opens its bytes as they lie there.
-Stream = tuple[str | None, Callable[[], IO[bytes]]]
+UNPACKED_BY_RECORD = ("warc", "wet")  # FastWARC unpacks gzip by itself, and can go on after a broken record
+NEEDS_SEEKING = ("parquet", "warc", "wet")
 
 
 class Piece(NamedTuple):
-    """What is read in one go: a file, or one member of a zip archive."""
+    """What is read in one go: a file, a part of a large one, or one member of a zip archive."""
 
     file: str
     member: str | None
     size: int  # bytes as the archive gives them, or the file system
+    part: Part | None = None  # of a large file
+    refused: tuple[str, str] | None = None  # rule and reason, known before it is read
 
 
 def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
@@ -84,12 +85,27 @@ def pieces_of(folder: Path, name: str, size: int, params: ExtractParams) -> list
     whole = Piece(name, None, size)
     if name.lower().endswith(ZIPS):
         try:
-            with zipfile.ZipFile(path) as archive:
-                sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
-        except (zipfile.BadZipFile, ValueError, EOFError):
-            return [whole]  # reading it will say what is wrong
-        return [Piece(name, member, sizes[member]) for member in sorted(sizes) if is_wanted_member(member, params)]
-    return [whole] if name.lower().endswith(TARS) or is_wanted(name, params) else []
+            entries = zip_entries(path, size)
+        except Exception as error:  # what zipfile raises on a broken directory is no closed list
+            found = unreadable(error, None)
+            return [whole._replace(refused=(found.rule, found.detail))]
+        return [
+            Piece(name, entry.name, entry.size, refused=entry.refused)
+            for entry in entries
+            if is_wanted_member(entry.name, params)
+        ]
+    if name.lower().endswith(TARS):
+        return [whole]
+    return parted(path, whole, params) if is_wanted(name, params) else []
+
+
+def parted(path: Path, whole: Piece, params: ExtractParams) -> list[Piece]:
+    """`whole`, or the parts of it if it is larger than a shard and can be entered in the middle."""
+    format_ = params.format if params.format != "auto" else format_of(whole.file)
+    if whole.size <= params.shard_bytes or ending_of_compression(whole.file) or format_ not in PARTS:
+        return [whole]
+    parts = PARTS[format_](path, whole.size, params.shard_bytes)
+    return [whole._replace(size=size, part=part) for size, part in parts] or [whole]
 
 
 def refuse_unused(members: tuple[str, ...], names: list[str], folder: Path) -> None:
@@ -114,8 +130,19 @@ def is_wanted_member(name: str, params: ExtractParams) -> bool:
     """
     if not is_wanted(name, params):
         return False
-    if any(not glob.startswith("!") for glob in params.members):
+    if is_archive(name) or any(not glob.startswith("!") for glob in params.members):
         return True
+    return is_of_format(name, params)
+
+
+def is_wanted_within(name: str, params: ExtractParams) -> bool:
+    """If the member `name` of an archive in an archive is read: globs chose the archive, so by the ending alone."""
+    excluded = any(matches(glob[1:], name) for glob in params.members if glob.startswith("!"))
+    return not excluded and (is_archive(name) or is_of_format(name, params))
+
+
+def is_of_format(name: str, params: ExtractParams) -> bool:
+    """If the ending of `name` is one of the format's."""
     return format_of(name) is not None if params.format == "auto" else ending(name) in ENDINGS[params.format]
 
 
@@ -136,6 +163,12 @@ def _translated(part: str) -> str:
     if part in wildcards:
         return wildcards[part]
     return part.replace("[!", "[^", 1) if re.fullmatch(r"\[.+\]", part) else re.escape(part)
+
+
+def ending_of_compression(name: str) -> str:
+    """How the file `name` is packed, by its ending: `gz`; empty if it isn't."""
+    last = name.lower().rpartition(".")[2]
+    return last if last in COMPRESSIONS else ""
 
 
 def ending(name: str) -> str:
@@ -170,98 +203,111 @@ def group(pieces: list[Piece], shard_bytes: int) -> list[list[Piece]]:
 def read_pieces(folder: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[tuple[str, Found]]:
     """(origin, what was found there) of every record in `pieces`, in order. Bad input doesn't raise."""
     for file, of_file in groupby(pieces, key=lambda piece: piece.file):
-        streams = _open(folder / file, [piece.member for piece in of_file], params)
-        for member, found in _read_streams(streams, file, params):
-            origin = file if member is None else f"{file}!{member}"
-            yield origin if found.number is None else f"{origin}#{found.number}", found
+        yield from map(partial(_named, file), _read_file(folder / file, list(of_file), params))
 
 
-def _read_streams(streams: Iterator[Stream], file: str, params: ExtractParams) -> Iterator[tuple[str | None, Found]]:
+def _named(file: str, of_member: tuple[str | None, Found]) -> tuple[str, Found]:
+    member, found = of_member
+    origin = file if member is None else f"{file}!{member}"
+    return origin if found.number is None else f"{origin}#{found.number}", found
+
+
+def _of(member: str | None, found: Found) -> tuple[str | None, Found]:
+    return member, found
+
+
+def _read_file(path: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[tuple[str | None, Found]]:
     """(member, what was found there); if the archive itself breaks, that is found, too."""
     try:
-        for member, opener in streams:
-            for found in guarded(read_stream(opener, member or file, params)):
-                yield member, found
+        if pieces[0].member is None and pieces[0].refused is not None:
+            raise Rejected(*pieces[0].refused)
+        if is_archive(path.name):
+            yield from _read_members(_members(path, pieces, params), params)
+            return
+        for piece in pieces:
+            stream = read_stream(lambda: path.open("rb"), path.name, params, piece.part)
+            yield from map(partial(_of, None), Guarded(stream))
     except Exception as error:
         yield None, unreadable(error, None)
 
 
-def _open(path: Path, members: list[str | None], params: ExtractParams) -> Iterator[Stream]:
-    """The one stream of a plain file, or those of an archive's members."""
-    name = path.name.lower()
-    if name.endswith(ZIPS):
-        yield from _zip_members(path, members)
-    elif name.endswith(TARS):
-        yield from _tar_members(path, params)
-    else:
-        yield None, lambda: path.open("rb")
+def _members(path: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[Stream]:
+    """What opens the members of the archive at `path` that `pieces` are of."""
+    if path.name.lower().endswith(ZIPS):
+        return zip_members(path, (Entry(piece.member or "", piece.size, piece.refused) for piece in pieces))
+    return _tar(path, params)
 
 
-def _zip_members(path: Path, members: list[str | None]) -> Iterator[Stream]:
-    with zipfile.ZipFile(path) as archive:
-        for name in members:
-            yield name, partial(archive.open, name or "")
-
-
-def _tar_members(path: Path, params: ExtractParams) -> Iterator[Stream]:
-    """The wanted files in a tar, in its own order: it can't be entered in the middle."""
-    names = set()
+def _tar(path: Path, params: ExtractParams) -> Iterator[Stream]:
     with path.open("rb") as file:
-        compression = path.name.lower().rpartition(".")[2].replace("tgz", "gz")
-        # tarfile would take the end of truncated gzip for the end of the archive.
-        unpacked = decompressed(file, compression) if compression in COMPRESSIONS else file
-        with tarfile.open(fileobj=unpacked, mode="r|") as archive:
-            for entry in archive:
-                if entry.isreg() and is_wanted_member(entry.name, params):
-                    yield entry.name, partial(_open_tar_member, archive, entry, entry.name in names)
-                    names.add(entry.name)
+        yield from tar_members(file, path.name, partial(is_wanted_member, params=params))
 
 
-def _open_tar_member(archive: tarfile.TarFile, entry: tarfile.TarInfo, again: bool) -> IO[bytes]:
-    if again:  # two documents would have one id
-        raise ValueError("an earlier member has the same name")
-    member = archive.extractfile(entry)
-    assert member is not None
-    return member
+def _read_members(streams: Iterator[Stream], params: ExtractParams) -> Iterator[tuple[str | None, Found]]:
+    """(member, what was found there) of an archive; of an archive in it, `archive!member`."""
+    for member, opener in streams:
+        assert member is not None
+        if is_archive(member):
+            yield from _read_within(member, opener, params)
+            continue
+        yield from map(partial(_of, member), Guarded(read_stream(opener, member, params)))
 
 
-def read_stream(opener: Callable[[], IO[bytes]], name: str, params: ExtractParams) -> Iterator[Found]:
-    """What is in the file or member `name`, whose packed bytes `opener` opens."""
+def _read_within(
+    name: str, opener: Callable[[], IO[bytes]], params: ExtractParams
+) -> Iterator[tuple[str | None, Found]]:
+    """(member, what was found there) of the archive `name` in an archive. One in that is not read."""
+    try:
+        with opener() as packed:
+            for member, inner in _members_within(packed, name, partial(is_wanted_within, params=params)):
+                if is_archive(member or ""):
+                    yield f"{name}!{member}", Unreadable("nested_archive", "an archive in an archive in an archive")
+                    continue
+                found = Guarded(read_stream(inner, member or "", params))
+                yield from map(partial(_of, f"{name}!{member}"), found)
+    except Exception as error:
+        yield name, unreadable(error, None)
+
+
+def _members_within(packed: IO[bytes], name: str, is_wanted: Callable[[str], bool]) -> Iterator[Stream]:
+    if name.lower().endswith(TARS):
+        yield from tar_members(packed, name, is_wanted)
+        return
+    file, broken = spooled(packed)
+    with file:
+        if broken is not None:
+            raise broken
+        entries = [entry for entry in zip_entries(file, file.seek(0, io.SEEK_END)) if is_wanted(entry.name)]
+        yield from zip_members(file, entries)
+
+
+def read_stream(
+    opener: Callable[[], IO[bytes]], name: str, params: ExtractParams, part: Part | None = None
+) -> Iterator[Found]:
+    """What is in the file or member `name`, or in a `part` of it, whose packed bytes `opener` opens."""
     name = name.rpartition("/")[2]
     format_ = params.format if params.format != "auto" else format_of(name)
     if format_ is None:
         yield Unreadable("unknown_format", f"the ending of {name} tells no format")
         return
     with opener() as stream:
-        # FastWARC unpacks by itself, record by record.
-        if (compression := name.lower().rpartition(".")[2]) in COMPRESSIONS and format_ != "warc":
+        compression = ending_of_compression(name)
+        if compression and not (compression == "gz" and format_ in UNPACKED_BY_RECORD):
             stream, name = decompressed(stream, compression), name.rpartition(".")[0]
-        if format_ == "parquet" and not isinstance(stream, io.BufferedReader):
-            stream = held(stream)
-        yield from READERS[format_](stream, name, params)
+        if part is not None:
+            yield from PART_READERS[format_](stream, params, part)
+        elif format_ in NEEDS_SEEKING and not stream.seekable():
+            yield from read_spooled(stream, name, params, READERS[format_])
+        else:
+            yield from READERS[format_](stream, name, params)
 
 
-def held(stream: IO[bytes]) -> IO[bytes]:
-    """`stream` in memory, where it can be read from its end.
-
-    Raises:
-        ValueError: if it is longer than MAX_PACKED_PARQUET_BYTES.
-    """
-    content = stream.read(MAX_PACKED_PARQUET_BYTES + 1)
-    if len(content) > MAX_PACKED_PARQUET_BYTES:
-        raise ValueError(f"packed Parquet of more than {MAX_PACKED_PARQUET_BYTES} bytes; unpack it first")
-    return io.BytesIO(content)
-
-
-def decompressed(stream: IO[bytes], compression: str) -> IO[bytes]:
-    """The unpacked bytes of `stream`."""
-    match compression:
-        case "gz":
-            return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-        case "bz2":
-            return cast(IO[bytes], bz2.BZ2File(stream))
-        case "xz":
-            return cast(IO[bytes], lzma.LZMAFile(stream))
-        case _:
-            unpacker = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
-            return io.BufferedReader(cast(io.RawIOBase, unpacker.stream_reader(stream, read_across_frames=True)))
+def read_spooled(stream: IO[bytes], name: str, params: ExtractParams, reader: Reader) -> Iterator[Found]:
+    """What `reader` finds in as much of `stream` as can be unpacked; then what broke it off, if anything did."""
+    file, broken = spooled(stream)
+    with file:
+        if isinstance(broken, Rejected):
+            raise broken
+        yield from reader(file, name, params)
+    if broken is not None:
+        raise broken

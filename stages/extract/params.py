@@ -7,7 +7,9 @@ from pydantic import Field
 from stages.params import StageParams
 from stages.pinned import PinnedFile
 
-Format = Literal["auto", "jsonl", "parquet", "text", "markdown", "rst", "html", "warc", "mediawiki", "jats", "code"]
+Format = Literal[
+    "auto", "jsonl", "parquet", "csv", "text", "markdown", "rst", "html", "warc", "wet", "mediawiki", "jats", "code"
+]
 
 WordDefinition = Literal["regex-v1", "spacy"]
 
@@ -47,7 +49,7 @@ class ExtractParams(StageParams):
     license: str | None = Field(None, description="licence of a document that doesn't name its own")
     shard_bytes: int = Field(64 << 20, ge=1, description="input bytes that are grouped into one shard")
     max_document_bytes: int = Field(10_000_000, ge=1, description="a longer record, or text, is dropped")
-    text_column: str = Field("text", description="of jsonl and parquet, as are those that follow")
+    text_column: str = Field("text", description="of jsonl, parquet and csv, as are those that follow")
     id_column: str | None = Field(None, description="kept in meta; a document's own id doesn't depend on it")
     url_column: str | None = Field(None, description="kept in meta")
     date_column: str | None = Field(None, description="of the document, ISO 8601")
@@ -60,6 +62,6 @@ class ExtractParams(StageParams):
     quality: QualityClassifier | None = Field(None, description="what measures `quality_score`; null: nothing does")
 
     def columns(self) -> set[str]:
-        """The columns of jsonl and parquet that are read."""
+        """The columns of jsonl, parquet and csv that are read."""
         optional = (self.id_column, self.url_column, self.date_column, self.license_column, self.language_column)
         return {self.text_column, *(column for column in optional if column)}

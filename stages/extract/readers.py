@@ -1,29 +1,38 @@
-"""Read the formats that hold a text as it stands: a file, a line of JSON, a row of Parquet."""
+"""Read the formats that hold a text as it stands: a file, a line of JSON, a row of CSV or Parquet."""
 
+import csv
 import json
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from typing import IO, Any, cast
 
 import pyarrow.parquet
 
+from stages.extract.encodings import as_utf8, decoded
 from stages.extract.jats import read_jats
 from stages.extract.language import programming_language
 from stages.extract.params import ExtractParams
-from stages.extract.records import Found, Reader, Record, Unreadable, known
-from stages.extract.web import read_html, read_warc
+from stages.extract.parts import PartOfLines
+from stages.extract.records import Found, Part, Reader, Record, Rejected, Unreadable, known, tried, unreadable
+from stages.extract.web import read_html, read_warc, read_wet
 from stages.extract.wiki import read_mediawiki
+
+PARQUET_BATCH_ROWS = 256
+READ_BYTES = 1 << 20
 
 
 def read_text(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """The whole file as one document; Markdown and reStructuredText keep their markup."""
-    content = stream.read(params.max_document_bytes + 1)
-    if len(content) > params.max_document_bytes:
-        yield Unreadable("oversized", f"more than {params.max_document_bytes} bytes")
-        return
-    try:
-        yield Record(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        yield Unreadable("invalid_utf8", f"byte {error.start}: {error.reason}")
+    yield Record(decoded(whole(stream, params.max_document_bytes)))
+
+
+def whole(stream: IO[bytes], max_bytes: int) -> bytes:
+    """All of `stream`, which is refused if it is more than `max_bytes`."""
+    content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise Rejected("oversized", f"more than {max_bytes} bytes")
+    return content
 
 
 def read_code(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
@@ -32,24 +41,50 @@ def read_code(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[F
         yield found._replace(language=programming_language(name)) if isinstance(found, Record) else found
 
 
+# ---- lines --------------------------------------------------------------------------------------------------
+
+
 def read_jsonl(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """One document for each line, a JSON object."""
-    for number, line in enumerate(_lines(stream, params.max_document_bytes)):
-        if line is None:
-            yield Unreadable("oversized", f"more than {params.max_document_bytes} bytes", number)
-        elif line.strip():
-            yield parse_line(line, number, params)
+    return parse_lines(as_utf8(stream), params, 0)
 
 
-def _lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | None]:
+def read_part_of_jsonl(stream: IO[bytes], params: ExtractParams, part: Part) -> Iterator[Found]:
+    """One document for each line that begins in a part of the file."""
+    return parse_lines(PartOfLines(stream, part), params, part.first)
+
+
+def parse_lines(stream: Any, params: ExtractParams, first: int) -> Iterator[Found]:
+    """The document of each line of `stream`, the first of which has the number `first`."""
+    lines = Lines(stream, params.max_document_bytes)
+    return filter(None, map(partial(_found_in, params), count(first), lines))
+
+
+def _found_in(params: ExtractParams, number: int, line: bytes | None) -> Found | None:
+    """The document of a line, why there is none, or nothing if the line is blank."""
+    if line is None:
+        return Unreadable("oversized", f"more than {params.max_document_bytes} bytes", number)
+    return parse_line(line, number, params) if line.strip() else None
+
+
+class Lines:
     """The lines of `stream`; None for one that is longer than `max_bytes`, which is never held whole."""
-    while line := stream.readline(max_bytes + 1):
-        if len(line) <= max_bytes or line.endswith(b"\n"):
-            yield line
-            continue
+
+    def __init__(self, stream: Any, max_bytes: int):
+        self.stream, self.max_bytes = stream, max_bytes
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> bytes | None:
+        line = self.stream.readline(self.max_bytes + 1)
+        if not line:
+            raise StopIteration
+        if len(line) <= self.max_bytes or line.endswith(b"\n"):
+            return cast(bytes, line)
         while line and not line.endswith(b"\n"):
-            line = stream.readline(max_bytes + 1)
-        yield None
+            line = self.stream.readline(READ_BYTES)
+        return None
 
 
 def parse_line(line: bytes, number: int, params: ExtractParams) -> Found:
@@ -69,7 +104,8 @@ def from_columns(values: dict[str, Any], number: int, params: ExtractParams) -> 
     """The document in a row, by the columns that the parameters name."""
     text = values.get(params.text_column)
     if not isinstance(text, str):
-        return Unreadable("no_text", f"column {params.text_column} holds {type(text).__name__}", number)
+        found = f"holds {type(text).__name__}" if params.text_column in values else "is missing"
+        return Unreadable("no_text", f"column {params.text_column} {found}", number)
     return Record(
         text,
         number,
@@ -87,26 +123,134 @@ def _value(values: dict[str, Any], column: str | None) -> str | None:
     return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
 
 
+# ---- CSV ----------------------------------------------------------------------------------------------------
+
+
+def read_csv(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
+    """One document for each row after the first, which names the columns. A file `*.tsv` has tabs for commas."""
+    csv.field_size_limit(params.max_document_bytes)
+    rows = csv.reader(
+        _TextLines(as_utf8(stream), params.max_document_bytes), delimiter="\t" if name.lower().endswith(".tsv") else ","
+    )
+    try:
+        header = next(rows, [])
+    except csv.Error as error:
+        raise Rejected("invalid_csv", f"the header: {error}") from None
+    for number, row in enumerate(_rows_of_csv(rows)):
+        yield row._replace(number=number) if isinstance(row, Unreadable) else parse_row(header, row, number, params)
+
+
+def _rows_of_csv(rows: Iterator[list[str]]) -> Iterator[list[str] | Unreadable]:
+    """The rows that aren't blank, and in place of each that is none, why."""
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Unreadable("invalid_csv", str(error))
+        except Rejected as error:
+            yield Unreadable(error.rule, error.detail)
+        else:
+            if row:
+                yield row
+
+
+class _TextLines:
+    """The lines of `stream` as text, for csv; bytes that aren't UTF-8 become lone surrogates.
+
+    csv asks for the next line after an error, where a generator would have ended.
+    """
+
+    def __init__(self, stream: IO[bytes], max_bytes: int):
+        self.lines, self.max_bytes, self.codec = Lines(stream, max_bytes), max_bytes, "utf-8-sig"
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        if line is None:
+            raise Rejected("oversized", f"more than {self.max_bytes} bytes")
+        text, self.codec = line.decode(self.codec, "surrogateescape"), "utf-8"
+        return text
+
+
+def parse_row(header: list[str], row: list[str], number: int, params: ExtractParams) -> Found:
+    """The document in a row of CSV, or why there is none."""
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        return Unreadable("invalid_utf8", "", number)
+    if len(row) != len(header):
+        return Unreadable("invalid_csv", f"{len(row)} fields, the header has {len(header)}", number)
+    return from_columns(dict(zip(header, row, strict=True)), number, params)
+
+
+# ---- Parquet ------------------------------------------------------------------------------------------------
+
+
 def read_parquet(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
     """One document for each row."""
     file = pyarrow.parquet.ParquetFile(stream)
+    return read_row_groups(file, params, Part(0, file.num_row_groups, 0))
+
+
+def read_part_of_parquet(stream: IO[bytes], params: ExtractParams, part: Part) -> Iterator[Found]:
+    """One document for each row of the row groups in a part of the file."""
+    return read_row_groups(pyarrow.parquet.ParquetFile(stream), params, part)
+
+
+def read_row_groups(file: Any, params: ExtractParams, part: Part) -> Iterator[Found]:
+    """One document for each row; of a row group that breaks, what comes before, and then the next group."""
+    first = part.first
+    for group in range(part.begin, part.end):
+        number = first
+        try:
+            for row in _rows(file, group, params):
+                yield tried(partial(_from_row, row, number, params), number)
+                number += 1
+        except Exception as error:
+            broken = unreadable(error, number)
+            rows = first + file.metadata.row_group(group).num_rows - number
+            yield broken._replace(detail=f"{rows} rows of row group {group}: {broken.detail}")
+        first += file.metadata.row_group(group).num_rows
+
+
+def _rows(file: Any, group: int, params: ExtractParams) -> Iterator[Any]:
+    """Each row of a row group, as a table of one."""
     columns = [column for column in file.schema_arrow.names if column in params.columns()]
-    number = 0
-    for batch in file.iter_batches(batch_size=256, columns=columns):
-        for row in batch.to_pylist():
-            yield from_columns(row, number, params)
-            number += 1
+    for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, row_groups=[group], columns=columns):
+        for index in range(batch.num_rows):
+            yield batch, index
+
+
+def _from_row(row: Any, number: int, params: ExtractParams) -> Found:
+    batch, index = row
+    values = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+    text = values.get(params.text_column)
+    if isinstance(text, bytes):  # written without the mark that they are text
+        values[params.text_column] = decoded(text)
+    return from_columns(values, number, params)
 
 
 READERS: dict[str, Reader] = {
     "jsonl": read_jsonl,
     "parquet": read_parquet,
+    "csv": read_csv,
     "text": read_text,
     "markdown": read_text,
     "rst": read_text,
     "html": read_html,
     "warc": read_warc,
+    "wet": read_wet,
     "mediawiki": read_mediawiki,
     "jats": read_jats,
     "code": read_code,
+}
+
+# Of the formats in stages.extract.parts.PARTS.
+PART_READERS: dict[str, Callable[[IO[bytes], ExtractParams, Part], Iterator[Found]]] = {
+    "jsonl": read_part_of_jsonl,
+    "parquet": read_part_of_parquet,
 }

@@ -1,5 +1,6 @@
 """What readers yield: one Record for each text they find, one Unreadable for each they can't make a text of."""
 
+import errno
 import lzma
 import tarfile
 import zipfile
@@ -31,6 +32,22 @@ class Unreadable(NamedTuple):
     number: int | None = None
 
 
+class Rejected(Exception):
+    """Raised where input is refused by a rule of its own."""
+
+    def __init__(self, rule: str, detail: str):
+        super().__init__(rule, detail)
+        self.rule, self.detail = rule, detail
+
+
+class Part(NamedTuple):
+    """A range of a large file: of bytes (the lines that begin there), or of row groups."""
+
+    begin: int
+    end: int
+    first: int  # number of its first record in the file
+
+
 Found = Record | Unreadable
 
 # A reader gets the decompressed bytes, the file's name without folders, and the parameters. Of bad input
@@ -52,21 +69,40 @@ def tried(read: Callable[[], Found], number: int) -> Found:
         return unreadable(error, number)
 
 
-def guarded(found: Iterator[Found]) -> Iterator[Found]:
-    """`found`, and if reading breaks, one Unreadable that says where and why."""
-    number = None
-    try:
-        for each in found:
-            number = each.number
-            yield each
-    except Exception as error:
-        yield unreadable(error, None if number is None else number + 1)
+class Guarded:
+    """`found`, and if reading breaks, one Unreadable that says where and why.
+
+    Like what else passes records on, it holds none: a text may be large, and is cleaned and measured meanwhile.
+    """
+
+    def __init__(self, found: Iterator[Found]):
+        self.found: Iterator[Found] | None = found
+        self.number: int | None = None
+
+    def __iter__(self) -> "Guarded":
+        return self
+
+    def __next__(self) -> Found:
+        if self.found is None:
+            raise StopIteration
+        try:
+            each = next(self.found)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.found = None
+            return unreadable(error, None if self.number is None else self.number + 1)
+        self.number = each.number
+        return each
 
 
 def unreadable(error: Exception, number: int | None) -> Unreadable:
     """What `error`, raised while record `number` was read, says about the input; raised again if it says nothing."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+    # A number in broken input can send a reader before the beginning of its file: EINVAL.
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
         raise error  # the machine's trouble, not the input's
+    if isinstance(error, Rejected):
+        return Unreadable(error.rule, error.detail, number)
     detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, etree.XMLSyntaxError):
         return Unreadable("broken_xml", detail, number)

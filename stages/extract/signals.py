@@ -45,6 +45,8 @@ SENTENCE_MARKS = r"[\p{Sentence_Terminal}…]"
 CLOSING_MARKS = "[\"'”’»)\\]]"
 LINE_PUNCTUATION = "[\\p{Sentence_Terminal}…\"'”’»]"
 
+MEASURED_CHARACTERS = 1 << 21  # some 400,000 words, of which Gopher's rules allow 100,000
+
 # Where a generator signs: the head of the file.
 GENERATED_HEAD_CHARACTERS = 1000
 GENERATED = r"(?i)auto-?generated|automatically generated|generated automatically|do not (?:edit|modify)"
@@ -111,16 +113,18 @@ def measure(texts: list[str], definition: WordDefinition = "regex-v1") -> pl.Dat
 
     `definition` says what a word is: docs/rules.md.
     Lengths are in characters, ratios in [0, 1] unless docs/rules.md says otherwise; what has
-    nothing to be measured on (the mean of no words) is 0.
+    nothing to be measured on (the mean of no words) is 0. Of a text longer than MEASURED_CHARACTERS
+    all but `characters` and `bytes` are those of its beginning: memory is bound to a batch.
     """
     tables = [_measure_batch(texts[part], definition) for part in batches(texts)]
     return pl.concat(tables) if tables else SIGNAL_SCHEMA.to_frame()
 
 
 def _measure_batch(texts: list[str], definition: WordDefinition) -> pl.DataFrame:
-    buffer = buffer_of(texts)
-    words = spacy_words_of(buffer, texts) if definition == "spacy" else words_of(buffer)
-    lines, counts = lines_of(buffer), count_strings(texts)
+    heads = [text[:MEASURED_CHARACTERS] for text in texts]
+    buffer = buffer_of(heads)
+    words = spacy_words_of(buffer, heads) if definition == "spacy" else words_of(buffer)
+    lines, counts = lines_of(buffer), count_strings(heads) | sizes(texts)
     columns = {
         **counts,
         **word_signals(buffer, words, counts),
@@ -151,12 +155,16 @@ def per_text(positions: Ints, buffer: Buffer) -> Ints:
     return np.diff(buffer.locate(positions))
 
 
+def sizes(texts: list[str]) -> Columns:
+    """Characters and bytes of each text, whole."""
+    lengths = [len(text) if text.isascii() else len(text.encode()) for text in texts]
+    return {"characters": np.array([len(text) for text in texts], np.int64), "bytes": np.array(lengths, np.int64)}
+
+
 def count_strings(texts: list[str]) -> Columns:
     """What is counted by looking for fixed strings."""
     text = pl.col("text")
     found = pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(
-        characters=text.str.len_chars(),
-        bytes=text.str.len_bytes(),
         hashes=text.str.count_matches("#", literal=True),
         ellipses=text.str.count_matches("...", literal=True) + text.str.count_matches("…", literal=True),
         lorem_ipsum=text.str.count_matches("(?i)lorem ipsum"),

@@ -2,14 +2,19 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import random
+import tarfile
+import zipfile
 
+import polars as pl
 import pytest
 import zstandard
 from reading import PACKERS, read, tarred, zipped
 
 from stages.documents import write_manifest
+from stages.extract import archives
 from stages.extract.files import find_pieces, format_of, group, matches
 from stages.extract.params import ExtractParams
 from stages.params import Refusal
@@ -74,7 +79,7 @@ def test_the_second_member_of_one_name_is_no_document_of_the_same_id(tmp_path):
 
     assert read(tmp_path, {"t.tar": content}, format="text") == [
         ("t.tar!a.txt", "first"),
-        ("t.tar!a.txt", "!unreadable"),
+        ("t.tar!a.txt", "!duplicate_name"),
     ]
 
 
@@ -92,6 +97,7 @@ def test_the_second_member_of_one_name_is_no_document_of_the_same_id(tmp_path):
         ("a.txt.bz2", bz2.compress(b"some text" * 100)[:-12], ["!truncated"]),
         ("a.txt.xz", lzma.compress(b"some text" * 100)[:-12], ["!truncated"]),
         ("a.txt.zst", b"no zstandard", ["!unreadable"]),
+        ("a.txt.zst", zstandard.compress(b"some text" * 100)[:-2], ["!truncated"]),
         ("a.jsonl.gz", gzip.compress(b'{"text": "one"}\n' + bytes(range(256)) * 99)[:-9], None),
     ],
 )
@@ -118,6 +124,138 @@ def test_a_member_that_unpacks_to_more_than_a_document_is_oversized(tmp_path):
     found = read(tmp_path, {"w.zip": bomb}, format="text", max_document_bytes=1000)
 
     assert found == [("w.zip!a.txt", "!oversized"), ("w.zip!b.txt", "b")]
+
+
+# ---- archives in archives, bombs, names ---------------------------------------------------------------------
+
+INNER = {"x/a.txt": b"inner", "b.bin": b"no text"}
+
+
+@pytest.mark.parametrize(
+    ("outer", "content"),
+    [
+        ("o.zip", zipped({"i.zip": zipped(INNER), "z.txt": b"outer"})),
+        ("o.zip", zipped({"i.tar.gz": tarred(list(INNER.items()), "w:gz"), "z.txt": b"outer"})),
+        ("o.tar", tarred([("i.zip", zipped(INNER)), ("z.txt", b"outer")])),
+        ("o.tar.gz", tarred([("i.tar", tarred(list(INNER.items()))), ("z.txt", b"outer")], "w:gz")),
+    ],
+)
+def test_an_archive_in_an_archive_is_read(tmp_path, outer, content):
+    found = read(tmp_path, {outer: content}, format="text")
+
+    inner = next(origin for origin, _ in found).split("!")[1]
+    assert found == [(f"{outer}!{inner}!x/a.txt", "inner"), (f"{outer}!z.txt", "outer")]
+
+
+def test_an_archive_in_an_archive_in_an_archive_is_not_read_and_says_so(tmp_path):
+    content = zipped({"i.zip": zipped({"j.zip": zipped(INNER), "k.txt": b"k"})})
+
+    found = read(tmp_path, {"o.zip": content}, format="text")
+
+    assert found == [("o.zip!i.zip!j.zip", "!nested_archive"), ("o.zip!i.zip!k.txt", "k")]
+
+
+def test_globs_choose_which_archives_of_an_archive_are_read(tmp_path):
+    content = zipped({"i.zip": zipped(INNER), "j.zip": zipped(INNER)})
+
+    assert [origin for origin, _ in read(tmp_path, {"o.zip": content}, format="text", members=["j.*"])] == [
+        "o.zip!j.zip!x/a.txt"
+    ]
+
+
+@pytest.mark.parametrize("name", ["../../a.txt", "/etc/a.txt", "a\n\x1b[2J.txt", "C:\\a.txt"])
+@pytest.mark.parametrize("pack", [lambda name: zipped({name: b"a"}), lambda name: tarred([(name, b"a")])])
+def test_a_name_that_leads_out_of_the_folder_is_only_a_name(tmp_path, pack, name):
+    folder = tmp_path / "a/b/c"
+    folder.mkdir(parents=True)
+    archive = "w.zip" if pack(name)[:2] == b"PK" else "w.tar"
+
+    found = read(folder, {archive: pack(name)}, format="text")
+
+    assert found == [(f"{archive}!{name}", "a")]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(["manifest.json", archive])
+
+
+ZEROS = bytes(3_000_000)
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 1_000_000)
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize(
+    ("files", "bomb"),
+    [
+        ({"a.jsonl.gz": gzip.compress(ZEROS)}, "a.jsonl.gz"),
+        ({"a.jsonl.bz2": bz2.compress(ZEROS)}, "a.jsonl.bz2"),
+        ({"a.jsonl.xz": lzma.compress(ZEROS)}, "a.jsonl.xz"),
+        ({"a.jsonl.zst": zstandard.compress(ZEROS)}, "a.jsonl.zst"),
+        ({"a.zip": zipped({"a.jsonl": ZEROS, "b.jsonl": b'{"text": "b"}'})}, "a.zip!a.jsonl"),
+        ({"a.zip": zipped({"i.zip": zipped({"a.jsonl": ZEROS})})}, "a.zip!i.zip!a.jsonl"),
+        ({"a.zip": zipped({"i.jsonl.gz": gzip.compress(ZEROS)})}, "a.zip!i.jsonl.gz"),
+        ({"a.tar.gz": tarred([("a.jsonl", ZEROS)], "w:gz")}, "a.tar.gz!a.jsonl"),
+        ({"a.tar.gz": tarred([("b.txt", ZEROS), ("a.jsonl", b"")], "w:gz")}, "a.tar.gz"),
+        ({"a.parquet.gz": gzip.compress(ZEROS)}, "a.parquet.gz"),
+    ],
+)
+def test_what_unpacks_to_far_more_than_text_can_is_a_bomb_and_costs_no_other_file(tmp_path, files, bomb):
+    found = read(tmp_path, {**files, "z.jsonl": b'{"text": "z"}'}, max_document_bytes=10_000)
+
+    assert (bomb, "!archive_bomb") in [(origin.partition("#")[0], text) for origin, text in found]
+    assert found[-1] == ("z.jsonl#0", "z")
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_zip_whose_members_lie_over_one_another_is_a_bomb(tmp_path):
+    content = overlapping(zipped({"a.txt": random.Random(0).randbytes(100_000).hex().encode()}), copies=500)
+
+    found = read(tmp_path, {"w.zip": content, "z.txt": b"z"}, format="text", max_document_bytes=1_000_000)
+
+    assert found == [("w.zip", "!archive_bomb"), ("z.txt", "z")]
+
+
+def overlapping(content: bytes, copies: int) -> bytes:
+    """A zip of one member whose directory names that member many times."""
+    begin, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    entry = content[begin:end]
+    entries = b"".join(entry.replace(b"a.txt", b"%05d" % number) for number in range(copies))
+    count = copies.to_bytes(2, "little")
+    tail = content[end : end + 8] + count + count + len(entries).to_bytes(4, "little") + content[end + 16 :]
+    return content[:begin] + entries + tail
+
+
+def test_a_sparse_file_in_a_tar_is_a_bomb(tmp_path):
+    entry = tarfile.TarInfo("a.jsonl")
+    entry.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT)[:512])
+    header[483:495] = b"77777777777\0"  # its size, holes included
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+
+    found = read(tmp_path, {"a.tar": bytes(header) + tarred([("b.jsonl", b'{"text": "b"}')])})
+
+    assert found == [("a.tar!a.jsonl", "!archive_bomb"), ("a.tar!b.jsonl#0", "b")]
+
+
+def test_the_second_member_of_one_name_of_a_zip_is_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        archive.writestr("a.txt", b"first")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a.txt", b"second")
+
+    assert read(tmp_path, {}, format="text") == [("w.zip!a.txt", "second"), ("w.zip!a.txt", "!duplicate_name")]
+
+
+def test_parquet_is_read_in_any_packing(tmp_path):
+    written = io.BytesIO()
+    pl.DataFrame({"text": ["one"]}).write_parquet(written)
+    packed = {f"a.parquet{ending}": pack(written.getvalue()) for ending, pack in PACKERS.items()}
+
+    found = read(tmp_path, {**packed, "t.tar": tarred([("b.parquet", written.getvalue())])})
+
+    assert [text for _, text in found] == ["one"] * 6
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import re
 
 import polars as pl
+import pyarrow.parquet
 import pytest
 from reading import PACKERS, found_in, read, shown, zipped
 
@@ -26,6 +28,11 @@ from stages.extract.wiki import wikitext_to_text
         (b"x" * 101, "!oversized"),
         (b"x" * 100, "x" * 100),
         (b"", ""),
+        ("ñ 語 😀".encode("utf-16"), "ñ 語 😀"),
+        ("\ufeffñ 語 😀".encode("utf-16-be"), "ñ 語 😀"),
+        ("half ".encode("utf-16") + b"\x00\xd8", "!invalid_utf16"),
+        ("no mark".encode("utf-16-le"), "!no_text"),
+        (b"one NUL\0 in a text", "one NUL\0 in a text"),
     ],
 )
 @pytest.mark.parametrize("format_", ["text", "markdown", "rst", "code"])
@@ -99,6 +106,74 @@ def test_columns_are_told_by_the_parameters(tmp_path, format_, archived):
     assert found == Record("a text", 0, license="MIT", date="2020-01-02", language="de", meta=meta)
 
 
+CSV = b"""text,more
+one,1
+"two, with a comma
+and a ""second"" line",2
+
+three
+four,4,5
+latin \xe9,6
+long %s,7
+last,8
+""" % (b"x" * 200)
+
+
+def test_bad_rows_of_csv_cost_only_themselves(tmp_path):
+    found = read(tmp_path, {"a.csv": CSV}, max_document_bytes=100)
+
+    assert found == [
+        ("a.csv#0", "one"),
+        ("a.csv#1", 'two, with a comma\nand a "second" line'),
+        ("a.csv#2", "!invalid_csv"),
+        ("a.csv#3", "!invalid_csv"),
+        ("a.csv#4", "!invalid_utf8"),
+        ("a.csv#5", "!oversized"),
+        ("a.csv#6", "last"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (b"", []),
+        (b"text\n", []),
+        (b"body\na\n", ["!no_text"]),
+        (b'text\n"never closed', ["never closed"]),
+        (b'text\n"never closed' + b" on and on\n" * 50 + b"last\n", ["!invalid_csv", "last"]),
+        (b"\xef\xbb\xbftext\r\na\r\n", ["a"]),
+        (b"te\rxt\na", ["!invalid_csv"]),
+        ("text\n語\n".encode("utf-16"), ["語"]),
+    ],
+)
+def test_csv_that_is_odd_is_read_as_far_as_it_can_be(tmp_path, content, shown):
+    found = [text for _, text in read(tmp_path, {"a.csv": content}, max_document_bytes=200)]
+
+    assert found[:1] + found[1:][-1:] == shown
+
+
+def test_a_file_of_tabs_is_csv_too(tmp_path):
+    assert read(tmp_path, {"a.tsv.gz": gzip.compress(b"n\ttext\n1\ta, b\n")}) == [("a.tsv.gz#0", "a, b")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_lines_in_utf_16_are_read_if_it_begins_with_its_mark(tmp_path, encoding):
+    lines = '{"text": "語 😀"}\n{"text": "two"}\n'.encode(encoding)
+
+    found = [text for _, text in read(tmp_path, {"a.jsonl": lines})]
+
+    assert found == ["語 😀", "two"] if encoding == "utf-16" else all(text.startswith("!") for text in found)
+
+
+def test_half_a_pair_and_half_a_unit_of_utf_16_cost_their_lines(tmp_path):
+    lines = '{"text": "a"}\n'.encode("utf-16")
+    lines += '{"text": "\ud800"}\n{"text": "c"}\n'.encode("utf-16-le", "surrogatepass")
+
+    found = [text for _, text in read(tmp_path, {"a.jsonl": lines + b"{"})]
+
+    assert found == ["a", "!invalid_utf8", "c", "!truncated"]
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 no parquet PAR1"])
 def test_broken_parquet_is_unreadable(tmp_path, content):
     assert read(tmp_path, {"a.parquet": content}) == [("a.parquet", "!unreadable")]
@@ -110,6 +185,36 @@ def test_rows_of_parquet_without_text_are_unreadable(tmp_path):
     found = read(tmp_path, {})
 
     assert found == [("a.parquet#0", "one"), ("a.parquet#1", "!no_text"), ("a.parquet#2", "three")]
+
+
+@pytest.mark.parametrize(
+    ("column", "shown"),
+    [
+        ({"body": ["a", "b"]}, ["!no_text"] * 2),
+        ({"text": [1, 2]}, ["!no_text"] * 2),
+        ({"text": [["a"], ["b"]]}, ["!no_text"] * 2),
+        ({"text": [None, "b"]}, ["!no_text", "b"]),
+        ({"text": [b"a", b"\xff"]}, ["a", "!invalid_utf8"]),
+        ({"text": []}, []),
+    ],
+)
+def test_a_column_that_is_missing_null_or_of_another_type_is_told_by_row(tmp_path, column, shown):
+    pl.DataFrame(column).write_parquet(tmp_path / "a.parquet")
+
+    assert [text for _, text in read(tmp_path, {})] == shown
+
+
+def test_a_row_group_that_is_damaged_costs_no_other(tmp_path):
+    texts = [f"text {number} " * 9 for number in range(12)]
+    pl.DataFrame({"text": texts}).write_parquet(tmp_path / "a.parquet", row_group_size=4, compression="snappy")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    column = pyarrow.parquet.read_metadata(tmp_path / "a.parquet").row_group(1).column(0)
+    content[column.data_page_offset : column.data_page_offset + 9] = bytes(9)
+
+    found = read(tmp_path, {"a.parquet": bytes(content)})
+
+    kept = [(f"a.parquet#{number}", texts[number]) for number in (0, 1, 2, 3, 8, 9, 10, 11)]
+    assert found == [*kept[:4], ("a.parquet#4", "!unreadable"), *kept[4:]]
 
 
 # ---- the web ----------------------------------------------------------------------------------------------
@@ -243,11 +348,61 @@ def test_the_last_record_of_a_truncated_warc_is_unreadable(tmp_path, pack):
     assert numbers_and_rules(found) == ["0", "!truncated"]
 
 
+@pytest.mark.parametrize("length", [b"1", b"60", b"99999", b"-5", b"x", b"9" * 40, b""])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_wrong_length_costs_its_record_and_no_other(tmp_path, pack, length):
+    bad = re.sub(rb"(?<=msgtype=response\r\nContent-Length: )\d+", length, response(1))
+
+    found = numbers_and_rules(found_in(tmp_path, {"a.warc.gz": pack(response(0)) + pack(bad) + pack(response(2))}))
+
+    assert (found[0], found[-1]) == ("0", "2")
+    assert len(found) > 2
+
+
+@pytest.mark.parametrize("ending", [".zst", ".bz2", ".xz", ""])
+def test_a_warc_is_read_in_any_packing_and_after_a_broken_record(tmp_path, ending):
+    content = PACKERS[ending](response(0) + b"WARC/what?\r\n\r\n" + response(2))
+
+    found = numbers_and_rules(found_in(tmp_path, {f"a.warc{ending}": content}))
+
+    assert found == ["0", "!unreadable", "2"]
+
+
+CONVERSION = (
+    "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://a/{}\r\nWARC-Date: 2024-05-06T07:08:09Z\r\n"
+    "Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n"
+)
+
+
+def conversion(number: int, text: bytes) -> bytes:
+    return CONVERSION.format(number, len(text)).encode() + text + b"\r\n\r\n"
+
+
+def test_the_texts_of_a_wet_are_documents_with_url_and_date(tmp_path):
+    texts = ["語 one".encode(), b"latin \xe9", b"x" * 200, b"last"]
+    content = b"".join(gzip.compress(conversion(number, text)) for number, text in enumerate(texts))
+
+    found = found_in(tmp_path, {"a.warc.wet.gz": content}, max_document_bytes=100)
+
+    assert [shown(each) for _, each in found] == ["語 one", "!invalid_utf8", "!oversized", "last"]
+    meta = {"url": "http://a/0"}
+    assert found[0] == ("a.warc.wet.gz#0", Record("語 one", 0, date="2024-05-06T07:08:09Z", meta=meta))
+
+
+@pytest.mark.parametrize("cut", [1, 20, 70, 120])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_the_end_of_a_truncated_wet_is_told(tmp_path, pack, cut):
+    content = pack(conversion(0, b"a text")) + pack(conversion(1, b"the last text"))[:-cut]
+
+    found = [shown(each) for _, each in found_in(tmp_path, {"a.wet": content})]
+    assert (found[0], found[-1]) == ("a text", "!truncated")
+
+
 @pytest.mark.parametrize("content", [b"", b"no warc at all" * 100, bytes(1000)])
 def test_what_is_no_warc_gives_no_document(tmp_path, content):
     found = numbers_and_rules(found_in(tmp_path, {"a.warc": content}))
 
-    assert found in ([], ["!unreadable"])
+    assert found in ([], ["!unreadable"], ["!truncated"])
 
 
 # ---- MediaWiki --------------------------------------------------------------------------------------------

@@ -1,0 +1,151 @@
+"""Large files: cut into parts by size alone, read in bounded memory, also where one line is the file."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+import pytest
+from reading import shown
+
+from stages.documents import write_manifest
+from stages.extract.files import find_pieces, group, read_pieces
+from stages.extract.params import ExtractParams
+from stages.extract.parts import PartOfLines, line_parts
+from stages.extract.shards import extract_shard
+
+LINES = b"".join(b'{"text": "%s"}\n' % (b"x" * (number % 37)) for number in range(300)) + b'\n{"text": "last"}'
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    monkeypatch.setenv("PEDIGREE_WORKERS", "1")
+
+
+def read_in_shards(folder: Path, shard_bytes: int) -> list[list[tuple[str, str]]]:
+    """(origin, text or !rule) of each record, by shard."""
+    write_manifest(folder, {})
+    params = ExtractParams(shard_bytes=shard_bytes, max_document_bytes=1000)
+    shards = group(find_pieces(folder, params), shard_bytes)
+    return [[(origin, shown(found)) for origin, found in read_pieces(folder, pieces, params)] for pieces in shards]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINES,
+        LINES + b"\n",
+        b"\n" * 100 + LINES,
+        b'{"text": "%s"}\n' % (b"x" * 999) + LINES,
+        LINES + b"\n" + b"y" * 3000 + b"\n" + LINES,  # a line over several parts, too long
+        b"\xef\xbb\xbf" + LINES,
+        LINES.decode().encode("utf-16"),
+    ],
+)
+@pytest.mark.parametrize("shard_bytes", [1, 16, 17, 100, 1000])
+def test_lines_have_the_same_ids_however_a_file_is_cut(tmp_path, content, shard_bytes):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "b"}')
+
+    whole, cut = read_in_shards(tmp_path, 1 << 20), read_in_shards(tmp_path, shard_bytes)
+
+    assert len(whole) == 1
+    assert len(cut) > 3 or content.startswith(b"\xff\xfe")
+    assert [each for shard in cut for each in shard] == whole[0]
+
+
+def test_a_part_holds_the_lines_that_begin_in_it(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"aa\nbb\n\ncccccc\nd")
+
+    parts = [part for _, part in line_parts(path, 15, 4)]
+
+    with path.open("rb") as file:
+        lines = [list(iter(partial(PartOfLines(file, each).readline, 99), b"")) for each in parts]
+    assert lines == [[b"aa\n", b"bb\n"], [b"\n", b"cccccc\n"], [], [b"d"]]
+    assert [part.first for part in parts] == [0, 2, 4, 4]
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 500, 2000])
+def test_rows_have_the_same_ids_however_a_file_is_cut(tmp_path, shard_bytes):
+    draw = random.Random(0)
+    table = pl.DataFrame({"text": [draw.randbytes(40).hex() for _ in range(100)], "more": ["x"] * 100})
+    table.write_parquet(tmp_path / "a.parquet", row_group_size=9)
+
+    whole, cut = read_in_shards(tmp_path, 1 << 20), read_in_shards(tmp_path, shard_bytes)
+
+    assert [each for shard in cut for each in shard] == whole[0]
+    assert 1 < len(cut) <= 12
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet at all", b"PAR1" * 9])
+def test_parquet_that_is_none_is_one_part(tmp_path, content):
+    (tmp_path / "a.parquet").write_bytes(content)
+
+    assert read_in_shards(tmp_path, 1) == [[("a.parquet", "!unreadable")]]
+
+
+def test_a_line_of_200_megabytes_costs_only_itself(tmp_path):
+    with (tmp_path / "a.jsonl").open("wb") as file:
+        file.write(b'{"text": "a"}\n{"text": "')
+        for _ in range(200):
+            file.write(b"x" * 1_000_000)
+        file.write(b'"}\n{"text": "b"}\n')
+
+    found = read_in_shards(tmp_path, 64 << 20)
+
+    assert found == [[("a.jsonl#0", "a"), ("a.jsonl#1", "!oversized")], [], [("a.jsonl#2", "b")]]
+
+
+@pytest.mark.parametrize("number", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_many_empty_documents_are_read_in_bounded_time_and_written_in_batches(tmp_path, number):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_bytes(b'{"text": ""}\n' * number)
+    write_manifest(tmp_path / "in", {})
+    params = ExtractParams()
+    begin = time.monotonic()
+
+    shard = (0, find_pieces(tmp_path / "in", params))
+    counts = extract_shard(shard, source="s", params=params, folder=tmp_path / "in", target=tmp_path)
+
+    assert counts["dropped"] == {"empty": number}
+    assert pl.read_parquet(tmp_path / "unreadable-00000.parquet")["origin"].n_unique() == number
+    assert time.monotonic() - begin < 1e-4 * number  # 1e-5 on a free core
+
+
+EXTRACT = """
+import resource
+from pathlib import Path
+from stages.extract.files import find_pieces
+from stages.extract.params import ExtractParams
+from stages.extract.shards import extract_shard
+
+if __name__ == "__main__":
+    params, folder = ExtractParams(max_document_bytes=300_000_000, shard_bytes=1 << 30), Path("in")
+    counts = extract_shard((0, find_pieces(folder, params)), "s", params, folder, Path("out"))
+    print(counts["kept"], counts["bytes"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_document_of_200_megabytes_passes_in_a_worker_of_one_gigabyte(tmp_path, name):
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 9))) for _ in range(5000)]
+    line = " ".join(draw.choices(words, k=200_000)) + "\n"
+    text = line * (200_000_000 // len(line) + 1)
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "in" / name).write_text(text if name == "a.txt" else json.dumps({"text": text}) + "\n")
+    write_manifest(tmp_path / "in", {})
+    (tmp_path / "run.py").write_text(EXTRACT)
+
+    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    kept, size, megabytes = map(int, done.stdout.split())
+    assert (kept, size) == (1, len(text) - 1)
+    assert megabytes < 1024
