@@ -8,12 +8,14 @@ import pytest
 from tiny import Project, make_project, with_git
 
 pytest_plugins = [
+    "fetching",
     "servers.chromium",
     "servers.kubernetes_api",
     "servers.prefect_server",
     "servers.s3",
     "servers.postgres",
     "servers.slurm",
+    "servers.web",
 ]
 
 

@@ -63,7 +63,7 @@ class Source:
 
     @property
     def packages(self) -> list[Mapping[str, Any]]:
-        """The packages of an index that it was read from: name, version, sha256."""
+        """The packages of an index that it was read from: name, version, and the sha256 if one was expected."""
         return list(self.params.get("download", {}).get("packages", ()))
 
     @property
