@@ -55,6 +55,8 @@ def _without_expectations(params: DownloadParams) -> DownloadParams:
         case PackageParams():
             packages = tuple(package.model_copy(update={"sha256": None}) for package in params.packages)
             return params.model_copy(update={"packages": packages})
+        case _:
+            return params
 
 
 def main() -> None:

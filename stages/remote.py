@@ -78,6 +78,10 @@ class Pace:
         if begin > now:
             time.sleep(begin - now)
 
+    def before(self, _request: object) -> None:
+        """The same, as a hook of a client that makes requests of its own."""
+        self.wait()
+
 
 def pace_of(source: str, sharers: int = 1) -> Pace:
     """The pace at which one of `sharers` processes may ask for the files of `source`."""
@@ -189,6 +193,8 @@ def asked(question: Callable[[], T], url: str, pace: Pace) -> T:
         return question()
     # Each file system has exceptions of its own (aiohttp's, botocore's), with no common base.
     except Exception as error:
+        if isinstance(error, Refusal | Interrupted):
+            raise
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         # fsspec's http says "not found" for whatever went wrong, and names the cause.
@@ -206,12 +212,18 @@ def asked(question: Callable[[], T], url: str, pace: Pace) -> T:
 
 def is_missing(error: BaseException) -> bool:
     """If a file system says that there is no such file."""
-    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
+    return isinstance(error, FileNotFoundError) or _status(error) in (404, 410)
 
 
 def is_final(error: BaseException) -> bool:
     """If a file system says no for a reason that stays: no access, no such protocol."""
     if isinstance(error, PermissionError | IsADirectoryError | ValueError):
         return True
-    status = getattr(error, "status", None)
-    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+    status = _status(error)
+    return status is not None and 400 <= status < 500 and status not in (408, 425, 429)
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of an HTTP answer, wherever a client's exception keeps it."""
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None

@@ -10,6 +10,7 @@ from tiny import Project, make_project, with_git
 pytest_plugins = [
     "fetching",
     "servers.chromium",
+    "servers.hub",
     "servers.kubernetes_api",
     "servers.prefect_server",
     "servers.s3",

@@ -127,7 +127,18 @@ def _urls(params: FilesParams, pace: Pace) -> dict[str, str]:
     Raises:
         Refusal: if two URLs end in the same name, or one in none, or a digest is given for none of them.
     """
-    urls = [url for given in params.urls for url in expand(given, pace)]
+    urls = by_name([url for given in params.urls for url in expand(given, pace)])
+    if unknown := sorted(params.sha256.keys() - urls):
+        raise Refusal(f"sha256 names {unknown[0]}, which is none of the files; correct the name in params.yaml")
+    return urls
+
+
+def by_name(urls: list[str]) -> dict[str, str]:
+    """File name -> URL.
+
+    Raises:
+        Refusal: if two URLs end in the same name, or one in none.
+    """
     names = [base_name(url) for url in urls]
     for name, times in Counter(names).items():
         if not name or name.startswith(".") or name == MANIFEST or times > 1:
@@ -135,8 +146,6 @@ def _urls(params: FilesParams, pace: Pace) -> dict[str, str]:
             raise Refusal(
                 f"{bad}: the file name {name!r} is taken, hidden or empty; rename the file or split the source"
             )
-    if unknown := sorted(params.sha256.keys() - set(names)):
-        raise Refusal(f"sha256 names {unknown[0]}, which is none of the files; correct the name in params.yaml")
     return dict(zip(names, urls, strict=True))
 
 

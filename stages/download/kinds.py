@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from stages.download import files, package
-from stages.download.params import DownloadParams, FilesParams, PackageParams
+from stages.download import crawl, files, hub, package, repository
+from stages.download.params import CrawlParams, DownloadParams, FilesParams, GitParams, HubParams, PackageParams
 from stages.locked import Locked
 
 
@@ -18,6 +18,12 @@ def ask(params: DownloadParams, source: str, before: Locked | None) -> Locked:
             return package.ask(params, before)
         case FilesParams():
             return files.ask(params, source, before)
+        case HubParams():
+            return hub.ask(params, source)
+        case GitParams():
+            return repository.ask(params, source)
+        case CrawlParams():
+            return crawl.ask(params, source, before)
 
 
 def fill(params: DownloadParams, source: str, locked: Locked, folder: Path) -> None:
@@ -31,6 +37,12 @@ def fill(params: DownloadParams, source: str, locked: Locked, folder: Path) -> N
             package.fill(params, source, locked, folder)
         case FilesParams():
             files.fill(params, source, locked, folder)
+        case HubParams():
+            hub.fill(params, source, locked, folder)
+        case GitParams():
+            repository.fill(params, source, locked, folder)
+        case CrawlParams():
+            crawl.fill(params, source, locked, folder)
 
 
 def is_by_reference(params: DownloadParams) -> bool:

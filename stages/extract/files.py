@@ -4,22 +4,22 @@ import bz2
 import gzip
 import io
 import lzma
-import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 import zstandard
 
-from stages.documents import read_manifest
 from stages.extract.language import PROGRAMMING_LANGUAGES
 from stages.extract.params import ExtractParams
 from stages.extract.readers import READERS
 from stages.extract.records import Found, Unreadable, guarded, unreadable
+from stages.extract.references import Downloaded, File
+from stages.globs import is_among, matches
 from stages.params import Refusal
 
 ENDINGS: dict[str, tuple[str, ...]] = {
@@ -63,10 +63,10 @@ def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
         Refusal: if the folder is unfinished, nothing is asked for, or a glob of members matches nothing.
     """
     pieces: list[Piece] = []
-    files = {str(entry["path"]): int(entry["bytes"]) for entry in read_manifest(folder)["shards"]}
-    names = sorted(files)
+    downloaded = Downloaded(folder)
+    names = sorted(downloaded.sizes)
     for name in names:
-        pieces += pieces_of(folder, name, files[name], params)
+        pieces += pieces_of(downloaded.file(name), downloaded.sizes[name], params)
     if not pieces:
         raise Refusal(
             f"{folder}: no file of format {params.format} in {', '.join(names[:5])}; correct format or members"
@@ -76,15 +76,13 @@ def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
     return pieces
 
 
-def pieces_of(folder: Path, name: str, size: int, params: ExtractParams) -> list[Piece]:
-    """The pieces of the file `name`, which was downloaded with `size` bytes."""
-    path = folder / name
-    if not path.is_file() or path.stat().st_size != size:
-        raise Refusal(f"{path} is missing or truncated; remove {folder} and run `dvc repro` to download it again")
+def pieces_of(file: File, size: int, params: ExtractParams) -> list[Piece]:
+    """The pieces of `file`, which has `size` bytes."""
+    name = file.name
     whole = Piece(name, None, size)
     if name.lower().endswith(ZIPS):
         try:
-            with zipfile.ZipFile(path) as archive:
+            with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
                 sizes = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
         except (zipfile.BadZipFile, ValueError, EOFError):
             return [whole]  # reading it will say what is wrong
@@ -101,10 +99,7 @@ def refuse_unused(members: tuple[str, ...], names: list[str], folder: Path) -> N
 
 def is_wanted(name: str, params: ExtractParams) -> bool:
     """If the parameters ask for the file or member `name`."""
-    if any(matches(glob[1:], name) for glob in params.members if glob.startswith("!")):
-        return False
-    globs = [glob for glob in params.members if not glob.startswith("!")]
-    return not globs or any(matches(glob, name) for glob in globs)
+    return is_among(name, params.members)
 
 
 def is_wanted_member(name: str, params: ExtractParams) -> bool:
@@ -117,25 +112,6 @@ def is_wanted_member(name: str, params: ExtractParams) -> bool:
     if any(not glob.startswith("!") for glob in params.members):
         return True
     return format_of(name) is not None if params.format == "auto" else ending(name) in ENDINGS[params.format]
-
-
-def matches(glob: str, name: str) -> bool:
-    """If `glob` matches `name`; `*` and `?` stay within a folder, `**/` is any number of folders."""
-    return _compiled(glob).fullmatch(name) is not None
-
-
-@cache
-def _compiled(glob: str) -> re.Pattern[str]:
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob)
-    return re.compile("".join(map(_translated, parts)), re.DOTALL)
-
-
-def _translated(part: str) -> str:
-    """The expression for a piece of a glob: a wildcard, a set of characters, or plain text."""
-    wildcards = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    if part in wildcards:
-        return wildcards[part]
-    return part.replace("[!", "[^", 1) if re.fullmatch(r"\[.+\]", part) else re.escape(part)
 
 
 def ending(name: str) -> str:
@@ -169,11 +145,12 @@ def group(pieces: list[Piece], shard_bytes: int) -> list[list[Piece]]:
 
 def read_pieces(folder: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[tuple[str, Found]]:
     """(origin, what was found there) of every record in `pieces`, in order. Bad input doesn't raise."""
+    downloaded = Downloaded(folder)
     for file, of_file in groupby(pieces, key=lambda piece: piece.file):
-        streams = _open(folder / file, [piece.member for piece in of_file], params)
+        streams = _open(downloaded.file(file), [piece.member for piece in of_file], params)
         for member, found in _read_streams(streams, file, params):
             origin = file if member is None else f"{file}!{member}"
-            yield origin if found.number is None else f"{origin}#{found.number}", found
+            yield origin if found.number is None else f"{origin}#{found.number}", downloaded.told(found, params.license)
 
 
 def _read_streams(streams: Iterator[Stream], file: str, params: ExtractParams) -> Iterator[tuple[str | None, Found]]:
@@ -186,7 +163,7 @@ def _read_streams(streams: Iterator[Stream], file: str, params: ExtractParams) -
         yield None, unreadable(error, None)
 
 
-def _open(path: Path, members: list[str | None], params: ExtractParams) -> Iterator[Stream]:
+def _open(path: File, members: list[str | None], params: ExtractParams) -> Iterator[Stream]:
     """The one stream of a plain file, or those of an archive's members."""
     name = path.name.lower()
     if name.endswith(ZIPS):
@@ -197,13 +174,13 @@ def _open(path: Path, members: list[str | None], params: ExtractParams) -> Itera
         yield None, lambda: path.open("rb")
 
 
-def _zip_members(path: Path, members: list[str | None]) -> Iterator[Stream]:
-    with zipfile.ZipFile(path) as archive:
+def _zip_members(path: File, members: list[str | None]) -> Iterator[Stream]:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for name in members:
             yield name, partial(archive.open, name or "")
 
 
-def _tar_members(path: Path, params: ExtractParams) -> Iterator[Stream]:
+def _tar_members(path: File, params: ExtractParams) -> Iterator[Stream]:
     """The wanted files in a tar, in its own order: it can't be entered in the middle."""
     names = set()
     with path.open("rb") as file:

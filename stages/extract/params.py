@@ -34,6 +34,9 @@ class ExtractParams(StageParams):
     license_column: str | None = Field(None, description="goes before `license`")
     language_column: str | None = Field(None, description="instead of detecting the language")
     verbatim: bool = Field(False, description="keep spaces and code points as they are; format code always does")
+    honour_opt_out: bool = Field(
+        True, description="leave out pages of WARC whose publishers opt out (noai, noindex, TDM reservation)"
+    )
     lines: LineRules = LineRules()
 
     def columns(self) -> set[str]:

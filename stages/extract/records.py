@@ -10,6 +10,7 @@ from typing import IO, Any, NamedTuple
 from lxml import etree
 
 from stages.extract.params import ExtractParams
+from stages.params import Refusal
 
 
 class Record(NamedTuple):
@@ -65,8 +66,8 @@ def guarded(found: Iterator[Found]) -> Iterator[Found]:
 
 def unreadable(error: Exception, number: int | None) -> Unreadable:
     """What `error`, raised while record `number` was read, says about the input; raised again if it says nothing."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
-        raise error  # the machine's trouble, not the input's
+    if isinstance(error, MemoryError | Refusal) or (isinstance(error, OSError) and error.errno is not None):
+        raise error  # the machine's trouble, or the source's, not the input's
     detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, etree.XMLSyntaxError):
         return Unreadable("broken_xml", detail, number)

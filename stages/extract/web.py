@@ -13,6 +13,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree, traverse_dom
 
+from stages.extract.opt_out import opt_out
 from stages.extract.params import ExtractParams
 from stages.extract.records import Found, Record, Unreadable, known, tried, unreadable
 
@@ -121,6 +122,8 @@ def read_response(record: Any, number: int, params: ExtractParams) -> Found:
     # FastWARC takes the end of the file for the end of the record. (Packed content has another length.)
     if len(content) < record.content_length and "Content-Encoding" not in record.http_headers:
         return Unreadable("truncated", f"{len(content)} of {record.content_length} bytes {url}", number)
+    if params.honour_opt_out and (signal := opt_out(record.http_headers.astuples(), content)):
+        return Unreadable("opted_out", f"{signal} {url}", number)
     date = record.record_date.strftime("%Y-%m-%dT%H:%M:%SZ") if record.record_date else None
     text, title = read_page(content, record.http_charset)
     return Record(text, number, date=date, meta=known(url=url, title=title))
