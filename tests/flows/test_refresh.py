@@ -241,8 +241,7 @@ def test_pins_are_written_and_nothing_else_of_the_default_parameters():
     locked = with_entries(ROOT, new)
 
     assert list(changes(ROOT, new)) == ["papers", "code"]
-    assert yaml.safe_load(locked)["papers"]["digest"] == "f" * 64
-    assert yaml.safe_load(locked)["wiki"] == lock["wiki"]
+    assert locked == (ROOT / "sources.lock").read_text(encoding="utf-8").replace(lock["papers"]["digest"], "f" * 64)
     old_lines, new_lines = text.splitlines(), written.splitlines()
     assert [line for line in new_lines if line not in old_lines] == ['        - {name: networkx, version: "3.10"}']
     assert len(new_lines) == len(old_lines)

@@ -226,9 +226,10 @@ def test_a_source_that_is_not_locked_is_refused():
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("bytes: 1", "bytes: 2", "texts was changed by hand or by a merge; run `pedigree lock texts`"),
-        ("kind: files", "kind: [", "is not valid YAML: .*run `pedigree lock`"),
-        ("bytes: 1", "size: 1", r"texts.files.0.bytes is missing; add it"),
+        ('"bytes": 1', '"bytes": 2', "texts was changed by hand or by a merge; run `pedigree lock texts`"),
+        ("kind: files", "kind: [", "is not as `pedigree lock` writes it .*; restore it, or remove it"),
+        ('{"name"', "{name", "is not as `pedigree lock` writes it .*; restore it, or remove it"),
+        ('"bytes": 1', '"size": 1', r"texts.files.0.bytes is missing; add it"),
     ],
 )
 def test_a_lock_that_was_changed_by_hand_is_not_trusted(old, new, sentence):
