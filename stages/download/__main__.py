@@ -1,6 +1,6 @@
 """Fetch the files of a source, as they are, each compared with its digest in sources.lock.
 
-    package index, file system, hub, repository or crawl  ->  data/download/SOURCE
+    package index, file system, hub, repository, crawl or language model  ->  data/download/SOURCE
 
 What was fetched whole stays in scratch, and so does a part, so that a broken download goes on from there. A source
 that is taken by reference leaves its manifest alone, and extract reads at the URLs that it lists.
@@ -19,7 +19,9 @@ from stages.process import run
 
 def manifest(locked: Locked, folder: Path, by_reference: bool) -> dict[str, Any]:
     """The manifest of the downloaded files in `folder`, and what each document of the source has from it."""
-    about = {key: value for key, value in (("license", locked.license), ("revision", locked.revision)) if value}
+    about: dict[str, Any] = {"license": locked.license, "revision": locked.revision}
+    about |= {"synthetic": True, "model": locked.files[0].url} if locked.kind == "synthetic" else {}
+    about = {key: value for key, value in about.items() if value is not None}
     listed = [file.model_dump(exclude_none=True, exclude={"name"}) | {"path": file.name} for file in locked.files]
     return {
         "counts": {"files": len(locked.files)},

@@ -2,8 +2,16 @@
 
 from pathlib import Path
 
-from stages.download import crawl, files, hub, package, repository
-from stages.download.params import CrawlParams, DownloadParams, FilesParams, GitParams, HubParams, PackageParams
+from stages.download import crawl, files, hub, package, repository, synthetic
+from stages.download.params import (
+    CrawlParams,
+    DownloadParams,
+    FilesParams,
+    GitParams,
+    HubParams,
+    PackageParams,
+    SyntheticParams,
+)
 from stages.locked import Locked
 
 
@@ -24,6 +32,8 @@ def ask(params: DownloadParams, source: str, before: Locked | None) -> Locked:
             return repository.ask(params, source)
         case CrawlParams():
             return crawl.ask(params, source, before)
+        case SyntheticParams():
+            return synthetic.ask(params, source)
 
 
 def fill(params: DownloadParams, source: str, locked: Locked, folder: Path) -> None:
@@ -43,6 +53,8 @@ def fill(params: DownloadParams, source: str, locked: Locked, folder: Path) -> N
             repository.fill(params, source, locked, folder)
         case CrawlParams():
             crawl.fill(params, source, locked, folder)
+        case SyntheticParams():
+            synthetic.fill(params, source, locked, folder)
 
 
 def is_by_reference(params: DownloadParams) -> bool:

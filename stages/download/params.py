@@ -120,13 +120,30 @@ class CrawlParams(StageParams):
         return self
 
 
-DownloadParams = PackageParams | FilesParams | HubParams | GitParams | CrawlParams
+class SyntheticParams(StageParams):
+    """Text that a causal language model writes after prompts. Its documents are marked `synthetic`."""
+
+    kind: Literal["synthetic"] = Field(description="this kind")
+    model: str = Field(min_length=1, description="folder, or `NAME/NAME` on Hugging Face's hub, with safetensors")
+    revision: str = Field("main", min_length=1, description="of a model on the hub; the lock has the commit")
+    prompts: str = Field(min_length=1, description="a file with a prompt on each line")
+    samples: int = Field(1, ge=1, description="texts for each prompt")
+    tokens: int = Field(256, ge=1, description="most tokens of a text, without its prompt")
+    temperature: float = Field(1.0, gt=0, description="below 1, likely tokens become likelier")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample among the likeliest tokens that have this share")
+    with_prompt: bool = Field(False, description="a text begins with its prompt")
+    prompts_per_file: int = Field(1000, ge=1, description="prompts whose texts share a file")
+    seed: int = Field(0, ge=0, description="of the sampling")
+
+
+DownloadParams = PackageParams | FilesParams | HubParams | GitParams | CrawlParams | SyntheticParams
 MODELS: dict[str, type[DownloadParams]] = {
     "package": PackageParams,
     "files": FilesParams,
     "hub": HubParams,
     "git": GitParams,
     "crawl": CrawlParams,
+    "synthetic": SyntheticParams,
 }
 
 
@@ -135,7 +152,7 @@ class _Kind(StageParams):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    kind: Literal["package", "files", "hub", "git", "crawl"]
+    kind: Literal["package", "files", "hub", "git", "crawl", "synthetic"]
 
 
 def download_params(source: str) -> DownloadParams:

@@ -44,7 +44,7 @@ class Downloaded:
         }
         self.sizes = {str(entry["path"]): int(entry["bytes"]) for entry in manifest["shards"]}
         self.sizes |= {name: file.bytes for name, file in self._references.items()}
-        self.about: dict[str, str] = manifest.get("about", {})  # of every document, as download knows it
+        self.about: dict[str, Any] = manifest.get("about", {})  # of every document, as download knows it
 
     def told(self, found: Found, license: str | None) -> Found:
         """`found`, with what download knows of every document: its commit, and its licence if none is stated."""
