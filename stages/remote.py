@@ -7,6 +7,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -69,12 +70,14 @@ class Pace:
     def __init__(self, requests_per_second: float | None) -> None:
         self._gap = 1 / requests_per_second if requests_per_second else 0.0
         self._next = 0.0
+        self._lock = Lock()
 
     def wait(self) -> None:
-        """Wait until the next request may be made."""
-        now = time.monotonic()
-        begin = max(now, self._next)
-        self._next = begin + self._gap
+        """Wait until the next request may be made, of this thread or another."""
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._next)
+            self._next = begin + self._gap
         if begin > now:
             time.sleep(begin - now)
 

@@ -1,8 +1,10 @@
 """Files by URL or glob, as they are, or by reference: then nothing is copied, and extract reads at the URLs."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from stages.documents import MANIFEST
 from stages.download.params import FilesParams
@@ -10,6 +12,11 @@ from stages.download.scratch import copy, digest_of, fetch, is_kept, keep, kept,
 from stages.locked import Locked, LockedFile, difference, drifted
 from stages.params import Refusal
 from stages.remote import Pace, base_name, expand, is_local, look_up, pace_of, patiently
+
+AT_ONCE = 4  # files that are asked for side by side
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def ask(params: FilesParams, source: str, before: Locked | None) -> Locked:
@@ -30,8 +37,13 @@ def ask_files(
 ) -> list[LockedFile]:
     """The files at `urls` (by name) as they are now, in order of name; what was locked and is the same isn't read."""
     known = before.by_name() if before else {}
-    describe = referenced if by_reference else described
-    return [describe(name, urls[name], known.get(name), source, pace) for name in sorted(urls)]
+
+    def describe(name: str) -> LockedFile:
+        if by_reference:
+            return referenced(name, urls[name], source, pace)
+        return described(name, urls[name], known.get(name), source, pace)
+
+    return list(_at_once(describe, sorted(urls)))
 
 
 def described(name: str, url: str, known: LockedFile | None, source: str, pace: Pace) -> LockedFile:
@@ -45,7 +57,7 @@ def described(name: str, url: str, known: LockedFile | None, source: str, pace: 
     return LockedFile(name=name, bytes=fetched.stat().st_size, sha256=keep(fetched), etag=remote.etag, url=url)
 
 
-def referenced(name: str, url: str, known: LockedFile | None, source: str, pace: Pace) -> LockedFile:
+def referenced(name: str, url: str, source: str, pace: Pace) -> LockedFile:
     """The file at `url` without reading it, where its server names the version; else with its digest.
 
     Raises:
@@ -83,13 +95,24 @@ def fill_files(urls: dict[str, str], source: str, locked: Locked, folder: Path, 
     ]
     if phrases:
         raise drifted(source, phrases)
-    for name, file in known.items():
-        if by_reference:
-            found = referenced(name, urls[name], file, source, pace) if not file.sha256 else file
-        else:
-            found = _placed(file, urls[name], source, folder, pace)
+
+    def find(file: LockedFile) -> LockedFile:
+        if not by_reference:
+            return _placed(file, urls[file.name], source, folder, pace)
+        return file if file.sha256 else referenced(file.name, urls[file.name], source, pace)
+
+    for file, found in zip(locked.files, _at_once(find, locked.files), strict=True):
         if differs := difference(file, found):
             raise drifted(source, differs)
+
+
+def _at_once(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """`function` of each item, in their order, of a few at a time; the first exception ends it."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            yield from pool.map(function, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _placed(file: LockedFile, url: str, source: str, folder: Path, pace: Pace) -> LockedFile:

@@ -1,8 +1,8 @@
 """Text that a pinned language model writes: prompts, a model, a seed  ->  JSON lines, marked as synthetic.
 
 The model is a folder, or a repository of Hugging Face's hub at a commit; its weights are safetensors, and no code of it
-is run. The same kind of processor with the same libraries writes the same bytes; another may not, and is then refused as drift,
-so whoever publishes a corpus keeps the lines.
+is run. The same kind of processor with the same libraries writes the same bytes; another may not, and is then refused
+as drift, so whoever publishes a corpus keeps the lines.
 """
 
 import hashlib

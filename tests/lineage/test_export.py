@@ -457,3 +457,22 @@ def test_a_package_has_the_digest_of_the_wheel_that_was_read(expected, downloade
 
     assert package.get("hashes") == ([cyclonedx.sha256(digest)] if digest else None)
     assert package["purl"] == "pkg:pypi/texts@1.0"
+
+
+@pytest.mark.parametrize(
+    ("download", "url"),
+    [
+        ({"kind": "files", "urls": ["https://user:secret@example.org/a.txt"]}, "https://example.org/a.txt"),
+        ({"kind": "hub", "dataset": "maker/texts"}, "hf://datasets/maker/texts"),
+        ({"kind": "git", "url": "https://user:secret@example.org/code.git"}, "https://example.org/code.git"),
+        (
+            {"kind": "crawl", "snapshot": "CC-MAIN-2026-05"},
+            "https://data.commoncrawl.org/crawl-data/CC-MAIN-2026-05",
+        ),
+        ({"kind": "synthetic", "model": "maker/writer"}, "model:maker/writer"),
+    ],
+)
+def test_a_source_of_each_kind_has_an_address_without_credentials(download, url):
+    source = Source("web", {"download": download}, (), (), (), None, tallied())
+
+    assert source.urls == [url]

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from fetching import download, fetched, forget, lock, sha256
 
-from stages import remote
 from stages.documents import read_manifest
 from stages.download.crawl import sample
 from stages.download.params import CrawlParams
@@ -105,11 +104,10 @@ def test_the_drawn_archives_are_downloaded_over_faults_and_read(web):
     assert len(documents(format="warc")) == 3
 
 
-def test_by_reference_only_the_listing_is_kept_and_extract_reads_the_same_documents(monkeypatch, web):
+def test_by_reference_only_the_listing_is_kept_and_extract_reads_the_same_documents(web):
     put(web.files)
     fetched(a_crawl(web.root))
     copied = documents(format="warc")
-    monkeypatch.setattr(remote, "ATTEMPTS", 3)
 
     folder = fetched(a_crawl(web.root, by_reference=True))
     web.breaks = [150, 200, 100]
