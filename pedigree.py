@@ -53,11 +53,12 @@ def run(
 
     Example: pedigree run tokenize
     """
-    from flows.check import check_params
+    from flows.check import check_lock, check_params
     from flows.terminal import build_with_prefect, watched
     from flows.work import build_locally
 
     check_params()
+    check_lock()
     watched()
     if local:
         build_locally(targets, push=push)
@@ -71,9 +72,24 @@ def check() -> None:
 
     Example: pedigree check && dvc repro
     """
-    from flows.check import check_params
+    from flows.check import check_lock, check_params
 
     print(f"params.yaml: {check_params()} sections are valid")
+    check_lock()
+
+
+@app.command()
+def lock(
+    sources: Annotated[list[str] | None, typer.Argument(help="Names of sources; default: all.")] = None,
+) -> None:
+    """Write down what each source is now, byte for byte, and show what has changed since it was locked.
+
+    Example: pedigree lock web
+    """
+    from flows.lock import lock_sources
+
+    if not lock_sources(sources or []):
+        print("sources.lock: nothing has changed")
 
 
 @app.command()

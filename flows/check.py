@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from flows.lock import unlocked
 from flows.places.settings import read_places
 from flows.settings import flow_settings
 from stages.params import Refusal, load_mixture, load_params, read_params, source_names
@@ -46,6 +47,16 @@ def check_params() -> int:
     return len(read_params()) + len(source_names()) * (len(SOURCE_MODELS) + 1)
 
 
+def check_lock() -> None:
+    """Refuse sources that aren't locked.
+
+    Raises:
+        Refusal: one sentence; DVC would only say that a parameter is missing.
+    """
+    if troubles := unlocked():
+        raise Refusal("; ".join(troubles))
+
+
 def _places() -> None:
     """Refuse a place for no stage; the DAG takes a second to read, so only where there are places."""
     places = read_places()
@@ -72,7 +83,7 @@ def _section(model: str, section: str) -> None:
 
 
 def _download_section(source: str) -> None:
-    _named("stages.download.download_params")(source)  # what a section may hold depends on its kind
+    _named("stages.download.params.download_params")(source)  # what a section may hold depends on its kind
 
 
 def _takedown() -> None:

@@ -24,7 +24,9 @@ from packaging.specifiers import SpecifierSet
 
 from flows.code import code_of, is_covered
 from flows.dependencies import LOCK, differing, read_lock
+from flows.lock import unlocked
 from infra.store.remote import remote_of
+from stages.locked import LOCK as SOURCES_LOCK
 from stages.params import Refusal
 from stages.settings import settings
 
@@ -226,6 +228,14 @@ def check_strangers(_repo: Repo, stages: list[Any]) -> Iterator[Finding]:
                 )
 
 
+def check_sources(_repo: Repo, stages: list[Any]) -> Iterator[Finding]:
+    """Sources that nobody has locked."""
+    if any("download@" in stage.addressing for stage in stages):
+        for sentence in unlocked():
+            what, _, remedy = sentence.removeprefix(f"{SOURCES_LOCK}: ").partition("; ")
+            yield Finding("error", str(SOURCES_LOCK), what.removeprefix(f"{SOURCES_LOCK} "), remedy)
+
+
 def check_lock_kinds(repo: Repo, _stages: list[Any]) -> Iterator[Finding]:
     """Locks that outlive their process."""
     if repo.config["core"].get("hardlink_lock"):
@@ -339,6 +349,7 @@ OF_PROJECT: tuple[Callable[[Repo, list[Any]], Iterator[Finding]], ...] = (
     check_code,
     check_ignored,
     check_strangers,
+    check_sources,
     check_lock_kinds,
     check_remotes,
     check_scratch,

@@ -1,11 +1,11 @@
-"""The pins of the sources: asked for anew, and written into params.yaml, where all else stays as people wrote it."""
+"""The pins of the sources: asked for anew, and written down.
 
-import json
-import os
-import subprocess
-import sys
+What names a revision goes into params.yaml, where all else stays as people wrote it; what it is made of goes into
+sources.lock.
+"""
+
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,36 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from flows.limits import NETWORK_SLOTS
+from flows.lock import ask_each, merged
+from stages.locked import LOCK, lock_text, read_lock
 from stages.params import read_params, source_names
 
 PARAMS = "params.yaml"
 
 
-def newest_pins(root: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The download section of each source with its newest pins; and for each source that can't be asked, why."""
-    names = source_names(root / PARAMS)
-    with ThreadPoolExecutor(NETWORK_SLOTS) as pool:
-        answers = dict(zip(names, pool.map(lambda name: _newest(name, root), names), strict=True))
-    sections = {name: answer for name, answer in answers.items() if not isinstance(answer, str)}
-    return sections, {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+@dataclass(frozen=True)
+class Pins:
+    """The newest of a source: its download section, and its entry in sources.lock."""
+
+    download: dict[str, Any]
+    lock: dict[str, Any]
 
 
-def changes(root: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `sections` that differ from params.yaml."""
-    sources = read_params(root / PARAMS)["sources"]
-    return {name: section for name, section in sections.items() if section != sources[name]["download"]}
+def newest_pins(root: Path) -> tuple[dict[str, Pins], dict[str, str]]:
+    """The newest pins of each source; and for each source that can't be asked, why."""
+    answers = ask_each("stages.newest", source_names(root / PARAMS), root)
+    pins = {name: Pins(**answer) for name, answer in answers.items() if not isinstance(answer, str)}
+    return pins, {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+
+
+def changes(root: Path, pins: Mapping[str, Pins]) -> dict[str, Pins]:
+    """Those of `pins` that differ from params.yaml, or from sources.lock."""
+    sources, lock = read_params(root / PARAMS)["sources"], read_lock(root / LOCK)
+    return {
+        name: each
+        for name, each in pins.items()
+        if each.download != sources[name]["download"] or each.lock["digest"] != lock.get(name, {}).get("digest")
+    }
 
 
 class _Representer(RoundTripRepresenter):
@@ -41,6 +52,12 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(
     type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
 )
+
+
+def with_entries(root: Path, pins: Mapping[str, Pins]) -> str:
+    """The text of sources.lock with the entries of these sources."""
+    entries = {name: each.lock for name, each in pins.items()}
+    return lock_text(merged(read_lock(root / LOCK), entries, source_names(root / PARAMS)))
 
 
 def with_pins(root: Path, sections: Mapping[str, Any]) -> str:
@@ -76,16 +93,3 @@ def _put(place: Any, key: Any, value: Any) -> None:
         _merge(place[key], value)
     elif is_new or place[key] != value:
         place[key] = value
-
-
-def _newest(name: str, root: Path) -> Any:
-    """The section of one source, or the sentence that says why it isn't known."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.newest", name], cwd=root, env=environment, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        return said[-1].removeprefix("error: ")
-    return json.loads(done.stdout)

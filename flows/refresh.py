@@ -28,7 +28,7 @@ from flows.lifetime.lease import STATE, building
 from flows.lifetime.reaper import reap
 from flows.lifetime.worker import end_with_worker
 from flows.notify import tell_failure, tell_people
-from flows.pins import PARAMS, changes, newest_pins, with_pins
+from flows.pins import PARAMS, Pins, changes, newest_pins, with_entries, with_pins
 from flows.publication.gate import Comparison, as_markdown
 from flows.publication.publish import (
     catch_up,
@@ -42,9 +42,11 @@ from flows.publication.publish import (
 )
 from flows.stage import ComeAgain, StageFailed, StageRefused, Tell
 from flows.work import Work, say
+from stages.locked import LOCK
 from stages.params import Refusal
 
 MARK = STATE / "refresh.json"
+PINNED = (PARAMS, LOCK.name)
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ def refresh_here(build: Callable[[], object], root: Path, tell: Tell) -> Refresh
         above = upstream(root)
         fetch(root, above)
         catch_up(root, above)
-        sections, unknown = newest_pins(root)
+        pins, unknown = newest_pins(root)
         for name, why in unknown.items():
             tell_people("refusal", f"source {name} keeps its revision, as the newest can't be asked for: {why}")
-        new = changes(root, sections)
+        new = changes(root, pins)
         tell(f"newer revisions of {', '.join(new)}" if new else "no source has a newer revision")
         pin(root, new)
         try:
@@ -111,14 +113,19 @@ def refresh_here(build: Callable[[], object], root: Path, tell: Tell) -> Refresh
         return Refreshed(**done, sources=tuple(name for name in new if name not in held), unknown=unknown, held=held)
 
 
-def pin(root: Path, sections: Mapping[str, Any]) -> None:
-    """Write the download `sections` into params.yaml; first the mark that what differs from HEAD now is ours."""
-    mark, params = root / MARK, root / PARAMS
-    text = with_pins(root, sections) if sections else params.read_text(encoding="utf-8")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    _write(mark, json.dumps({"params": _digest(text)}))
-    if sections:
-        _write(params, text)
+def pin(root: Path, new: Mapping[str, Pins]) -> None:
+    """Write the `new` pins into params.yaml and sources.lock; first the mark that what differs from HEAD is ours."""
+    texts = {name: _text(root / name) for name in PINNED}
+    if new:
+        texts = {
+            PARAMS: with_pins(root, {name: each.download for name, each in new.items()}),
+            LOCK.name: with_entries(root, new),
+        }
+    (root / MARK).parent.mkdir(parents=True, exist_ok=True)
+    _write(root / MARK, json.dumps({name: _digest(text) for name, text in texts.items()}))
+    if new:
+        for name, text in texts.items():
+            _write(root / name, text)
 
 
 def take_back_leftovers(root: Path) -> None:
@@ -129,11 +136,13 @@ def take_back_leftovers(root: Path) -> None:
     """
     branch(root)
     somebody_commits(root)
-    (root / f".{PARAMS}.partial").unlink(missing_ok=True)
+    for name in PINNED:
+        (root / f".{name}.partial").unlink(missing_ok=True)
     new = new_records(root)
     if not (dirty := [path for path in changed(root, "HEAD") if path not in new]):
         return
-    ours = _digest((root / PARAMS).read_text(encoding="utf-8")) in _left_by_us(root)
+    left = _left_by_us(root)
+    ours = all(_digest(_text(root / name)) in left.get(name, ()) for name in PINNED)
     if not ours or not all(map(is_of_version, dirty)):
         raise Refusal(f"{', '.join(dirty[:5])} changed since the last commit; commit that, or take it back, first")
     take_back(root)
@@ -151,7 +160,7 @@ def markdown(done: Refreshed) -> str:
     return "\n".join(lines)
 
 
-def _build(build: Callable[[], object], root: Path, new: Mapping[str, Any]) -> dict[str, str]:
+def _build(build: Callable[[], object], root: Path, new: Mapping[str, Pins]) -> dict[str, str]:
     """Build; one of the `new` sources that breaks gets its old pins back, and the rest is built. How each broke.
 
     Raises:
@@ -169,8 +178,9 @@ def _build(build: Callable[[], object], root: Path, new: Mapping[str, Any]) -> d
             for name in sorted(sources):
                 held[name] = str(broken)
                 tell_people("refusal", f"source {name} keeps its revision, as the newest breaks: {broken}")
-        _write(root / PARAMS, text_at(root, "HEAD", PARAMS) or "")
-        pin(root, {name: section for name, section in new.items() if name not in held})
+        for name in PINNED:
+            _write(root / name, text_at(root, "HEAD", name) or "")
+        pin(root, {name: each for name, each in new.items() if name not in held})
 
 
 def _published(root: Path, tell: Tell) -> dict[str, Any]:
@@ -206,13 +216,17 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _left_by_us(root: Path) -> set[str]:
-    """The digests of params.yaml by which it is known to be a refresh's: what it wrote, or what it had taken back."""
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _left_by_us(root: Path) -> dict[str, set[str]]:
+    """By file, the digests by which it is known to be a refresh's: what it wrote, or what it had taken back."""
     try:
         mark = json.loads((root / MARK).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return set()
-    return {mark["params"], _digest(text_at(root, "HEAD", PARAMS) or "")}
+        return {}
+    return {name: {mark[name], _digest(text_at(root, "HEAD", name) or "")} for name in PINNED if name in mark}
 
 
 def _digest(text: str) -> str:

@@ -1,97 +1,62 @@
 """Ask where a source comes from for its newest revision; nothing is changed, and no stage depends on it.
 
-python -m stages.newest SOURCE  ->  the `download` section of SOURCE with its newest pins, as JSON on stdout
+python -m stages.newest SOURCE  ->  {"download": the section of SOURCE with its newest pins, "lock": its entry}, as JSON
 """
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from stages.documents import publish
-from stages.download import (
-    NAMED_HOST,
-    NETWORK_TROUBLE,
-    FilesParams,
-    Interrupted,
-    Package,
-    by_name,
-    digest_of,
-    download_params,
-    expand,
-    fetch,
-    kept,
-    patiently,
-    wheel_tags,
-)
-from stages.params import Refusal
+from stages.download.kinds import ask
+from stages.download.package import look_for
+from stages.download.params import DownloadParams, FilesParams, PackageParams, download_params
+from stages.locked import entry, known_source
 from stages.process import run
 
 
 def newest(source: str) -> dict[str, Any]:
-    """The download section of `source` as it would pin what is there now; keys that weren't given stay so.
+    """The download section of `source` as it would pin what is there now, and the entry for sources.lock.
+
+    Keys that weren't given stay so.
 
     Raises:
         Refusal: if the index, or a file, can't be reached.
     """
-    params = download_params(source)
-    section = params.model_dump(mode="json", exclude_unset=True)
-    if isinstance(params, FilesParams):
-        return section | {"sha256": newest_files(source, params)} if params.sha256 else section
-    pins = [patiently(lambda each=each: newest_wheel(each), each.name) for each in params.packages]  # type: ignore[misc]
-    return section | {"packages": [old | pin for old, pin in zip(section["packages"], pins, strict=True)]}
+    given = download_params(source)
+    params = _without_expectations(_newer(given))
+    locked = ask(params, source, known_source(source))
+    section = given.model_dump(mode="json", exclude_unset=True)
+    digests = {file.name: file.sha256 for file in locked.files}
+    if isinstance(given, FilesParams) and given.sha256:
+        section["sha256"] = digests
+    if isinstance(given, PackageParams) and isinstance(params, PackageParams):
+        for old, package in zip(section["packages"], params.packages, strict=True):
+            old["version"] = package.version
+            if "sha256" in old:
+                old["sha256"] = digests[f"{package.name}.whl"]
+    return {"download": section, "lock": entry(locked)}
 
 
-def newest_wheel(package: Package) -> dict[str, str]:
-    """Version and sha256 of the newest wheel that fits `package`, never older than the pinned one. pip only looks.
-
-    Raises:
-        Interrupted: if the index couldn't be reached.
-        Refusal: if it was reached, and has none.
-    """
-    command = [sys.executable, "-m", "pip", "install", "-vv", "--disable-pip-version-check", "--no-input", "--dry-run"]
-    command += ["--ignore-installed", "--no-deps", "--only-binary=:all:", *wheel_tags(package)]
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        options = ["--target", folder, "--report", str(report)]  # nothing comes into the target
-        done = subprocess.run(
-            [*command, *options, f"{package.name}>={package.version}"],
-            capture_output=True, text=True, errors="replace", check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise _why(package, done.stdout + done.stderr)
-        [found] = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return {
-        "version": found["metadata"]["version"],
-        "sha256": _sha256(found["download_info"]["archive_info"]),
-    }
+def _newer(params: DownloadParams) -> DownloadParams:
+    """`params` with the newest version of each package, never older than the pinned one."""
+    if not isinstance(params, PackageParams):
+        return params
+    packages = tuple(
+        package.model_copy(update={"version": look_for(package, newer=True)["version"]}) for package in params.packages
+    )
+    return params.model_copy(update={"packages": packages})
 
 
-def _sha256(archive: dict[str, Any]) -> str:
-    """The digest of the file that pip's report describes; before pip 23.1 it stood in `hash` alone."""
-    return str(archive["hashes"]["sha256"] if "hashes" in archive else archive["hash"].removeprefix("sha256="))
-
-
-def newest_files(source: str, params: FilesParams) -> dict[str, str]:
-    """The sha256 of each file that the URLs and globs of `source` mean now, by file name."""
-    digests = {}
-    for name, url in by_name([url for given in params.urls for url in expand(given)]).items():
-        fetched = patiently(lambda url=url: fetch(url, source), url)  # type: ignore[misc]
-        digests[name] = digest_of(fetched)
-        publish(fetched, kept(digests[name]))  # where the download stage looks first
-    return digests
-
-
-def _why(package: Package, said: str) -> Exception:
-    if NETWORK_TROUBLE.search(said):
-        named = NAMED_HOST.search(said)
-        where = f" at {named[1]}:{named[2]}" if named else ""
-        return Interrupted(f"the package index{where} can't be reached; check the network and `pip config list`")
-    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
-    return Refusal(f"{package.name}: the index has no wheel from {package.version} on ({(errors or ['no reason'])[0]})")
+def _without_expectations(params: DownloadParams) -> DownloadParams:
+    """`params` without the digests of what is there now, which the newest may not have."""
+    match params:
+        case FilesParams():
+            return params.model_copy(update={"sha256": {}})
+        case PackageParams():
+            packages = tuple(package.model_copy(update={"sha256": None}) for package in params.packages)
+            return params.model_copy(update={"packages": packages})
+        case _:
+            return params
 
 
 def main() -> None:

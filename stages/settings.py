@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from stages.params import Refusal, StageParams
 
@@ -26,6 +26,11 @@ class Settings(StageParams):
         min_length=1,
         description="where work in progress is kept: a folder, or an object store (`s3://BUCKET/PREFIX`) for "
         "checkpoints that another node can go on from",
+    )
+    requests_per_second: str = Field(
+        "",
+        description="how often download and extract may ask a server: `4`, or by source: `4,web=0.5`; empty: as often "
+        "as they can",
     )
     launch: str = Field("", description="arguments of `accelerate launch` for pretrain; empty: one process")
     parallel: str = Field(
@@ -56,6 +61,17 @@ class Settings(StageParams):
         "", description="file or URL of a map of token shards that aren't here to where they are (docs/pretraining.md)"
     )
 
+    @field_validator("requests_per_second")
+    @classmethod
+    def _is_a_pace(cls, value: str) -> str:
+        _paces(value)
+        return value
+
+    def allowed_requests(self, source: str) -> float | None:
+        """How many requests a second may be made for `source`; None: as many as one likes."""
+        paces = _paces(self.requests_per_second)
+        return paces.get(source, paces.get(""))
+
     @property
     def scratch_folder(self) -> Path:
         """The folder on this machine for work in progress: scratch itself, or what is on its way to it."""
@@ -65,6 +81,20 @@ class Settings(StageParams):
     def scratch_url(self) -> str | None:
         """Where scratch is, if it is an object store."""
         return self.scratch.rstrip("/") if "://" in self.scratch else None
+
+
+def _paces(value: str) -> dict[str, float]:
+    """Requests a second by source; those of all others by the empty name."""
+    paces = {}
+    for part in filter(None, value.split(",")):
+        source, _, number = part.rpartition("=")
+        try:
+            paces[source.strip()] = float(number)
+        except ValueError:
+            raise ValueError(f"{part.strip()!r} is not a number, or SOURCE=NUMBER") from None
+        if not 0 < paces[source.strip()] < float("inf"):
+            raise ValueError(f"{part.strip()!r} is not more than 0")
+    return paces
 
 
 def settings() -> Settings:

@@ -8,12 +8,15 @@ import pytest
 from tiny import Project, make_project, with_git
 
 pytest_plugins = [
+    "fetching",
     "servers.chromium",
+    "servers.hub",
     "servers.kubernetes_api",
     "servers.prefect_server",
     "servers.s3",
     "servers.postgres",
     "servers.slurm",
+    "servers.web",
 ]
 
 

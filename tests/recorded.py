@@ -134,6 +134,7 @@ def record(folder: Path) -> Recorded:
         "pretrain.checkpoint_steps": 30,
     }.items():
         project.set(key, value)
+    project.lock()
     sources = list(project.params["sources"])
     stages = [(stage, source) for stage in DATA for source in sources]
     stages += [("dedup",), ("tokenizer",), *(("tokenize", source) for source in sources)]

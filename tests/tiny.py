@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from flows.lock import write_lock
+from stages.lock import entry_of
 
 ROOT = Path(__file__).parents[1]
 FILES = (
@@ -133,6 +137,11 @@ class Project:
             section[last] = value
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
+    def lock(self) -> None:
+        """Lock the sources as they are now."""
+        with chdir(self.folder):
+            write_lock(Path(), {name: entry_of(name) for name in self.params["sources"]})
+
     def environment(self, **settings: object) -> dict[str, str]:
         """The environment of a command in this project."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PEDIGREE_")}
@@ -178,6 +187,7 @@ def make_project(folder: Path) -> Project:
     write_corpus(folder / "corpus")
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False), encoding="utf-8")
     project = Project(folder)
+    project.lock()
     subprocess.run(
         ["dvc", "init", "--quiet", "--no-scm"], cwd=folder, env=project.environment(), check=True, capture_output=True
     )

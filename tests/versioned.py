@@ -10,6 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from flows.lock import write_lock
+from stages.locked import Locked, LockedFile, entry
+
 # The first number of a source's file is the model's bits per byte of that source.
 MAKE = """
 import hashlib, json
@@ -107,13 +110,17 @@ class Clone:
         (self.root.parent / "corpus" / f"{source}.txt").write_text(f"{value}\n")
 
     def pin(self) -> None:
-        """Pin the files as they are now, in params.yaml, with a comment."""
-        lines = ["# what the model is made of", "sources:"]
+        """Pin the files as they are now, in params.yaml, with a comment, and in sources.lock."""
+        lines, entries = ["# what the model is made of", "sources:"], {}
         for path in sorted((self.root.parent / "corpus").glob("*.txt")):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            file = LockedFile(name=path.name, bytes=len(content), sha256=digest)
+            entries[path.stem] = entry(Locked(kind="files", files=(file,)))
             lines += [f"  {path.stem}:", f"    download:  # of {path.stem}", "      kind: files"]
             lines += [f"      urls: [../corpus/{path.name}]", f"      sha256: {{{path.name}: {digest}}}"]
         (self.root / "params.yaml").write_text("\n".join(lines) + "\n")
+        write_lock(self.root, entries)
 
     def build(self, **bits: float) -> None:
         """Give sources these bits per byte, pin them, and build."""

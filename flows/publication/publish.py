@@ -45,11 +45,11 @@ from flows.store import default_remote
 from flows.work import RETRY_AFTER_SECONDS, say
 from stages.params import Refusal
 
-BUILD_FILES = ("params.yaml", "dvc.lock")
+BUILD_FILES = ("params.yaml", "sources.lock", "dvc.lock")
 RECORDS = f"records/{ARTIFACT}/"  # of versions
 ATTESTATIONS = "records/"  # and, in folders beside those, of the runs of stages
 KEYS = "records/keys/"  # whom to trust is for people to commit
-WHAT_MAKES_A_BUILD = ("params.yaml", "dvc.yaml", "dvc.lock", "takedown.jsonl", "stages/")
+WHAT_MAKES_A_BUILD = ("params.yaml", "sources.lock", "dvc.yaml", "dvc.lock", "takedown.jsonl", "stages/")
 ATTEMPTS = 5
 
 Outcome = Literal["published", "idle", "refused", "superseded"]
@@ -174,7 +174,7 @@ class Publication:
     def commit(self, path: str, version: str | None, message: str, reasons: list[str]) -> str:
         """A commit of the build and its record, beside the working tree."""
         record = json.dumps(self.record(version, reasons), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        names = [*BUILD_FILES, *new_records(self.root)]
+        names = [name for name in (*BUILD_FILES, *new_records(self.root)) if (self.root / name).exists()]
         texts = {name: (self.root / name).read_text(encoding="utf-8") for name in names}
         signed = {path.replace(".json", ".sig"): self.signature} if version and self.signature else {}
         return commit_beside(self.root, "HEAD", texts | signed | {path: record}, message)
@@ -277,7 +277,7 @@ def catch_up(root: Path, upstream: Upstream | None) -> None:
 
 
 def take_back(root: Path) -> None:
-    """Have params.yaml, dvc.lock and the records of versions be what HEAD has. What ran has run: its records stay."""
+    """Have params.yaml, the locks and the records of versions be what HEAD has. What ran has run: its records stay."""
     for path in changed(root, "HEAD"):
         if not is_of_version(path):
             continue

@@ -147,7 +147,10 @@ def of_source(source: Source) -> dict[str, Any]:
 
 def of_packages(source: Source) -> Iterable[dict[str, Any]]:
     """The packages that carried the text of a source, by their purl. They were read as archives, not installed."""
+    wheels = {file.path.rpartition("/")[2]: file.sha256 for file in source.downloaded}
     for package in source.packages:
+        # As it was downloaded: only older builds, and those who ask for it, have it in params.yaml, too.
+        digest = wheels.get(f"{package['name']}.whl") or package.get("sha256")
         name, version = canonicalize_name(package["name"]), str(package["version"])
         yield {
             "type": "file",
@@ -155,7 +158,7 @@ def of_packages(source: Source) -> Iterable[dict[str, Any]]:
             "name": package["name"],
             "version": version,
             "purl": f"pkg:pypi/{name}@{version}",
-            "hashes": [sha256(package["sha256"])],
+            **({"hashes": [sha256(digest)]} if digest else {}),
         }
 
 

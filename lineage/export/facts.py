@@ -26,6 +26,7 @@ from stages.params import Refusal
 
 READ = ("data", "models/base", "metrics")
 UNKNOWN = "unknown"
+COMMON_CRAWL = "https://data.commoncrawl.org"
 SECRET = re.compile(r"(?<=://)[^/\s@\"]+@")
 TALLY_SCHEMA = pl.Schema(
     {
@@ -63,13 +64,25 @@ class Source:
 
     @property
     def packages(self) -> list[Mapping[str, Any]]:
-        """The packages of an index that it was read from: name, version, sha256."""
+        """The packages of an index that it was read from: name, version, and the sha256 if one was expected."""
         return list(self.params.get("download", {}).get("packages", ()))
 
     @property
     def urls(self) -> list[str]:
         """The addresses that it was read from, without credentials."""
-        return [public(str(url)) for url in self.params.get("download", {}).get("urls", ())]
+        download = self.params.get("download", {})
+        match download.get("kind"):
+            case "hub":
+                found = [f"hf://datasets/{download['dataset']}"]
+            case "git":
+                found = [download["url"]]
+            case "crawl":
+                found = [f"{download.get('base', COMMON_CRAWL)}/crawl-data/{download['snapshot']}"]
+            case "synthetic":
+                found = [f"model:{download['model']}"]
+            case _:
+                found = list(download.get("urls", ()))
+        return [public(str(url)) for url in found]
 
 
 @dataclass(frozen=True)

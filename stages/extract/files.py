@@ -1,14 +1,12 @@
 """Find the records in downloaded files: plain, compressed, or members of zip and tar archives."""
 
 import io
-import re
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from stages.documents import read_manifest
 from stages.extract.archives import (
     COMPRESSIONS,
     TARS,
@@ -27,6 +25,8 @@ from stages.extract.params import ExtractParams
 from stages.extract.parts import PARTS
 from stages.extract.readers import PART_READERS, READERS
 from stages.extract.records import Found, Guarded, Part, Reader, Rejected, Unreadable, unreadable
+from stages.extract.references import Downloaded, File
+from stages.globs import is_among, matches
 from stages.params import Refusal
 
 ENDINGS: dict[str, tuple[str, ...]] = {
@@ -64,10 +64,10 @@ def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
         Refusal: if the folder is unfinished, nothing is asked for, or a glob of members matches nothing.
     """
     pieces: list[Piece] = []
-    files = {str(entry["path"]): int(entry["bytes"]) for entry in read_manifest(folder)["shards"]}
-    names = sorted(files)
+    downloaded = Downloaded(folder)
+    names = sorted(downloaded.sizes)
     for name in names:
-        pieces += pieces_of(folder, name, files[name], params)
+        pieces += pieces_of(downloaded.file(name), downloaded.sizes[name], params)
     if not pieces:
         raise Refusal(
             f"{folder}: no file of format {params.format} in {', '.join(names[:5])}; correct format or members"
@@ -77,15 +77,14 @@ def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
     return pieces
 
 
-def pieces_of(folder: Path, name: str, size: int, params: ExtractParams) -> list[Piece]:
-    """The pieces of the file `name`, which was downloaded with `size` bytes."""
-    path = folder / name
-    if not path.is_file() or path.stat().st_size != size:
-        raise Refusal(f"{path} is missing or truncated; remove {folder} and run `dvc repro` to download it again")
+def pieces_of(file: File, size: int, params: ExtractParams) -> list[Piece]:
+    """The pieces of `file`, which has `size` bytes."""
+    name = file.name
     whole = Piece(name, None, size)
     if name.lower().endswith(ZIPS):
         try:
-            entries = zip_entries(path, size)
+            with file.open("rb") as stream:
+                entries = zip_entries(stream, size)
         except Exception as error:  # what zipfile raises on a broken directory is no closed list
             found = unreadable(error, None)
             return [whole._replace(refused=(found.rule, found.detail))]
@@ -96,15 +95,20 @@ def pieces_of(folder: Path, name: str, size: int, params: ExtractParams) -> list
         ]
     if name.lower().endswith(TARS):
         return [whole]
-    return parted(path, whole, params) if is_wanted(name, params) else []
+    return parted(file, whole, params) if is_wanted(name, params) else []
 
 
-def parted(path: Path, whole: Piece, params: ExtractParams) -> list[Piece]:
-    """`whole`, or the parts of it if it is larger than a shard and can be entered in the middle."""
+def parted(file: File, whole: Piece, params: ExtractParams) -> list[Piece]:
+    """`whole`, or the parts of it if it is here, larger than a shard, and can be entered in the middle."""
     format_ = params.format if params.format != "auto" else format_of(whole.file)
-    if whole.size <= params.shard_bytes or ending_of_compression(whole.file) or format_ not in PARTS:
+    if (
+        not isinstance(file, Path)
+        or whole.size <= params.shard_bytes
+        or ending_of_compression(whole.file)
+        or format_ not in PARTS
+    ):
         return [whole]
-    parts = PARTS[format_](path, whole.size, params.shard_bytes)
+    parts = PARTS[format_](file, whole.size, params.shard_bytes)
     return [whole._replace(size=size, part=part) for size, part in parts] or [whole]
 
 
@@ -117,10 +121,7 @@ def refuse_unused(members: tuple[str, ...], names: list[str], folder: Path) -> N
 
 def is_wanted(name: str, params: ExtractParams) -> bool:
     """If the parameters ask for the file or member `name`."""
-    if any(matches(glob[1:], name) for glob in params.members if glob.startswith("!")):
-        return False
-    globs = [glob for glob in params.members if not glob.startswith("!")]
-    return not globs or any(matches(glob, name) for glob in globs)
+    return is_among(name, params.members)
 
 
 def is_wanted_member(name: str, params: ExtractParams) -> bool:
@@ -144,25 +145,6 @@ def is_wanted_within(name: str, params: ExtractParams) -> bool:
 def is_of_format(name: str, params: ExtractParams) -> bool:
     """If the ending of `name` is one of the format's."""
     return format_of(name) is not None if params.format == "auto" else ending(name) in ENDINGS[params.format]
-
-
-def matches(glob: str, name: str) -> bool:
-    """If `glob` matches `name`; `*` and `?` stay within a folder, `**/` is any number of folders."""
-    return _compiled(glob).fullmatch(name) is not None
-
-
-@cache
-def _compiled(glob: str) -> re.Pattern[str]:
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob)
-    return re.compile("".join(map(_translated, parts)), re.DOTALL)
-
-
-def _translated(part: str) -> str:
-    """The expression for a piece of a glob: a wildcard, a set of characters, or plain text."""
-    wildcards = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    if part in wildcards:
-        return wildcards[part]
-    return part.replace("[!", "[^", 1) if re.fullmatch(r"\[.+\]", part) else re.escape(part)
 
 
 def ending_of_compression(name: str) -> str:
@@ -202,8 +184,11 @@ def group(pieces: list[Piece], shard_bytes: int) -> list[list[Piece]]:
 
 def read_pieces(folder: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[tuple[str, Found]]:
     """(origin, what was found there) of every record in `pieces`, in order. Bad input doesn't raise."""
+    downloaded = Downloaded(folder)
     for file, of_file in groupby(pieces, key=lambda piece: piece.file):
-        yield from map(partial(_named, file), _read_file(folder / file, list(of_file), params))
+        for of_member in _read_file(downloaded.file(file), list(of_file), params):
+            origin, found = _named(file, of_member)
+            yield origin, downloaded.told(found, params.license)
 
 
 def _named(file: str, of_member: tuple[str | None, Found]) -> tuple[str, Found]:
@@ -216,31 +201,28 @@ def _of(member: str | None, found: Found) -> tuple[str | None, Found]:
     return member, found
 
 
-def _read_file(path: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[tuple[str | None, Found]]:
+def _read_file(file: File, pieces: list[Piece], params: ExtractParams) -> Iterator[tuple[str | None, Found]]:
     """(member, what was found there); if the archive itself breaks, that is found, too."""
     try:
         if pieces[0].member is None and pieces[0].refused is not None:
             raise Rejected(*pieces[0].refused)
-        if is_archive(path.name):
-            yield from _read_members(_members(path, pieces, params), params)
+        if is_archive(file.name):
+            yield from _read_members(_members(file, pieces, params), params)
             return
         for piece in pieces:
-            stream = read_stream(lambda: path.open("rb"), path.name, params, piece.part)
+            stream = read_stream(lambda: file.open("rb"), file.name, params, piece.part)
             yield from map(partial(_of, None), Guarded(stream))
     except Exception as error:
         yield None, unreadable(error, None)
 
 
-def _members(path: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[Stream]:
-    """What opens the members of the archive at `path` that `pieces` are of."""
-    if path.name.lower().endswith(ZIPS):
-        return zip_members(path, (Entry(piece.member or "", piece.size, piece.refused) for piece in pieces))
-    return _tar(path, params)
-
-
-def _tar(path: Path, params: ExtractParams) -> Iterator[Stream]:
-    with path.open("rb") as file:
-        yield from tar_members(file, path.name, partial(is_wanted_member, params=params))
+def _members(file: File, pieces: list[Piece], params: ExtractParams) -> Iterator[Stream]:
+    """What opens the members of the archive `file` that `pieces` are of."""
+    with file.open("rb") as stream:
+        if file.name.lower().endswith(ZIPS):
+            yield from zip_members(stream, (Entry(piece.member or "", piece.size, piece.refused) for piece in pieces))
+        else:
+            yield from tar_members(stream, file.name, partial(is_wanted_member, params=params))
 
 
 def _read_members(streams: Iterator[Stream], params: ExtractParams) -> Iterator[tuple[str | None, Found]]:

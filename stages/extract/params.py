@@ -57,6 +57,9 @@ class ExtractParams(StageParams):
     language_column: str | None = Field(None, description="instead of detecting the language")
     verbatim: bool = Field(False, description="keep spaces and code points as they are; format code always does")
     words: WordDefinition = Field("regex-v1", description="what signals count as a word; spacy: as datatrove does")
+    honour_opt_out: bool = Field(
+        True, description="leave out pages of WARC whose publishers opt out (noai, noindex, TDM reservation)"
+    )
     lines: LineRules = LineRules()
     mask: MaskRules = MaskRules()
     quality: QualityClassifier | None = Field(None, description="what measures `quality_score`; null: nothing does")

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 from lxml import etree
 
 from stages.extract.params import ExtractParams
+from stages.params import Refusal
 
 
 class Record(NamedTuple):
@@ -99,8 +100,9 @@ class Guarded:
 def unreadable(error: Exception, number: int | None) -> Unreadable:
     """What `error`, raised while record `number` was read, says about the input; raised again if it says nothing."""
     # A number in broken input can send a reader before the beginning of its file: EINVAL.
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
-        raise error  # the machine's trouble, not the input's
+    of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    if of_system or isinstance(error, MemoryError | Refusal):
+        raise error  # the machine's trouble, or the source's, not the input's
     if isinstance(error, Rejected):
         return Unreadable(error.rule, error.detail, number)
     detail = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -16,6 +16,7 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encodi
 from resiliparse.parse.html import HTMLTree, traverse_dom
 
 from stages.extract.encodings import decoded
+from stages.extract.opt_out import opt_out
 from stages.extract.params import ExtractParams
 from stages.extract.records import Found, Record, Unreadable, known, tried, unreadable
 
@@ -181,6 +182,8 @@ def read_response(record: Any, number: int, params: ExtractParams) -> Found:
     # FastWARC takes the end of the file for the end of the record. (Packed content has another length.)
     if len(content) < record.content_length and "Content-Encoding" not in record.http_headers:
         return Unreadable("truncated", f"{len(content)} of {record.content_length} bytes {url}", number)
+    if params.honour_opt_out and (signal := opt_out(record.http_headers.astuples(), content)):
+        return Unreadable("opted_out", f"{signal} {url}", number)
     date = date_of(record)
     text, title = read_page(content, record.http_charset)
     return Record(text, number, date=date, meta=known(url=url, title=title))

@@ -11,11 +11,12 @@ import yaml
 from tiny import ROOT
 from versioned import Clone, copy_of, make_clone
 
-from flows.pins import changes, with_pins
+from flows.pins import Pins, changes, with_entries, with_pins
 from flows.publication.publish import publish
 from flows.publication.versions import current
 from flows.refresh import MARK, Refreshed, markdown, refresh_here
 from flows.work import build_locally
+from stages.locked import read_lock
 from stages.params import Refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -231,18 +232,20 @@ def sections(params: str) -> dict[str, dict[str, object]]:
 
 def test_pins_are_written_and_nothing_else_of_the_default_parameters():
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    new = sections(text)
-    new["code"]["packages"][1] |= {"version": "3.10", "sha256": "f" * 64}
+    lock = read_lock(ROOT / "sources.lock")
+    new = {name: Pins(section, lock[name]) for name, section in sections(text).items()}
+    new["code"].download["packages"][1] |= {"version": "3.10"}
+    new["papers"] = Pins(new["papers"].download, {**lock["papers"], "digest": "f" * 64})
 
-    written = with_pins(ROOT, changes(ROOT, new))
+    written = with_pins(ROOT, {name: each.download for name, each in new.items()})
+    locked = with_entries(ROOT, new)
 
-    assert list(changes(ROOT, new)) == ["code"]
+    assert list(changes(ROOT, new)) == ["papers", "code"]
+    assert locked == (ROOT / "sources.lock").read_text(encoding="utf-8").replace(lock["papers"]["digest"], "f" * 64)
     old_lines, new_lines = text.splitlines(), written.splitlines()
-    assert [line for line in new_lines if line not in old_lines] == [
-        f'        - {{name: networkx, version: "3.10", sha256: {"f" * 64}}}'
-    ]
+    assert [line for line in new_lines if line not in old_lines] == ['        - {name: networkx, version: "3.10"}']
     assert len(new_lines) == len(old_lines)
-    assert sections(written) == new
+    assert sections(written) == {name: each.download for name, each in new.items()}
 
 
 def test_files_come_and_go_and_comments_stay(tmp_path):

@@ -17,7 +17,7 @@ from lineage.attestation.pieces import read, written
 from lineage.attestation.records import content_path
 from lineage.attestation.statement import Code, Run, canonical, statement
 from lineage.export import croissant, cyclonedx, dataset_card, eu_summary
-from lineage.export.facts import TALLY_SCHEMA, Facts, by, public, read_facts, tally
+from lineage.export.facts import TALLY_SCHEMA, Facts, File, Source, by, public, read_facts, tally
 from lineage.export.write import FILES, export, render, way_back
 from lineage.history import build_at
 from stages.documents import DECISION_SCHEMA, DOCUMENT_SCHEMA, write_manifest, write_shard
@@ -439,3 +439,40 @@ def test_a_folder_that_cannot_be_written_is_named(committed, tmp_path):
 
     with pytest.raises(Refusal, match=r"file/bom\.cdx\.json can't be written .*--out"):
         export("cyclonedx", tmp_path / "file", committed.folder)
+
+
+@pytest.mark.parametrize(
+    ("expected", "downloaded", "digest"),
+    [
+        ({}, (File("data/download/web/Texts.whl", 1, "b" * 64),), "b" * 64),
+        ({"sha256": "a" * 64}, (), "a" * 64),  # a build of before the sources were locked, without its files
+        ({}, (), None),
+    ],
+)
+def test_a_package_has_the_digest_of_the_wheel_that_was_read(expected, downloaded, digest):
+    params = {"download": {"packages": [{"name": "Texts", "version": "1.0", **expected}]}}
+    source = Source("web", params, downloaded, (), (), None, tallied())
+
+    [package] = cyclonedx.of_packages(source)
+
+    assert package.get("hashes") == ([cyclonedx.sha256(digest)] if digest else None)
+    assert package["purl"] == "pkg:pypi/texts@1.0"
+
+
+@pytest.mark.parametrize(
+    ("download", "url"),
+    [
+        ({"kind": "files", "urls": ["https://user:secret@example.org/a.txt"]}, "https://example.org/a.txt"),
+        ({"kind": "hub", "dataset": "maker/texts"}, "hf://datasets/maker/texts"),
+        ({"kind": "git", "url": "https://user:secret@example.org/code.git"}, "https://example.org/code.git"),
+        (
+            {"kind": "crawl", "snapshot": "CC-MAIN-2026-05"},
+            "https://data.commoncrawl.org/crawl-data/CC-MAIN-2026-05",
+        ),
+        ({"kind": "synthetic", "model": "maker/writer"}, "model:maker/writer"),
+    ],
+)
+def test_a_source_of_each_kind_has_an_address_without_credentials(download, url):
+    source = Source("web", {"download": download}, (), (), (), None, tallied())
+
+    assert source.urls == [url]

@@ -253,6 +253,7 @@ def test_a_renamed_source_has_the_document_under_another_id(repository):
     params = repository.params
     params["sources"] = {"tales": params["sources"]["stories"], "scripts": params["sources"]["scripts"]}
     (repository.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    repository.lock()
     repository.repro("extract@tales")
     lock = yaml.safe_load((repository.folder / "dvc.lock").read_text())
     assert "extract@stories" in lock["stages"]  # DVC leaves it there

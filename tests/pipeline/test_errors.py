@@ -62,7 +62,8 @@ def test_an_unknown_setting_is_named(copy):
 def test_a_missing_file_is_named(copy):
     copy.set("sources.stories.download.urls", ["corpus/novels.jsonl"])
 
-    assert "corpus/novels.jsonl" in refuse(copy, "download", "stories")
+    assert "corpus/novels.jsonl" in refuse(copy, "lock", "stories")
+    assert "novels.jsonl is new, stories.jsonl is gone" in refuse(copy, "download", "stories")
 
 
 def test_a_source_without_documents_after_filtering_is_named(copy):

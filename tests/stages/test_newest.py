@@ -11,7 +11,7 @@ import zipfile
 import pytest
 import yaml
 
-from stages.download import digest_of, kept
+from stages.download.scratch import digest_of
 from stages.newest import newest
 from stages.params import Refusal
 
@@ -46,8 +46,9 @@ def pin(project, **section):
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def package(version, sha256, **more):
-    return {"kind": "package", "packages": [{"name": "texts", "version": version, "sha256": sha256, **more}]}
+def package(version, sha256=None, **more):
+    expected = {"sha256": sha256} if sha256 else {}
+    return {"kind": "package", "packages": [{"name": "texts", "version": version, **expected, **more}]}
 
 
 def test_a_package_gets_the_newest_wheel_that_fits(project):
@@ -57,7 +58,18 @@ def test_a_package_gets_the_newest_wheel_that_fits(project):
     wheel(project, "3.0rc1")
     pin(project, **package("1.9", "0" * 64))
 
-    assert newest("web") == package("1.10", digest)
+    found = newest("web")
+
+    assert found["download"] == package("1.10", digest)
+    [file] = found["lock"]["files"]
+    assert (file["name"], file["sha256"], file["url"]) == ("texts.whl", digest, "pkg:pypi/texts@1.10")
+
+
+def test_a_package_without_an_expected_digest_gets_none(project):
+    wheel(project, "1.1")
+    pin(project, **package("1.0"))
+
+    assert newest("web")["download"] == package("1.1")
 
 
 def test_the_platform_decides_too(project):
@@ -67,7 +79,7 @@ def test_the_platform_decides_too(project):
 
     done = subprocess.run([sys.executable, "-m", "stages.newest", "web"], capture_output=True, text=True, check=True)
 
-    assert json.loads(done.stdout) == package("2.0", digest, platform="win_amd64")
+    assert json.loads(done.stdout)["download"] == package("2.0", digest, platform="win_amd64")
 
 
 def test_an_index_that_went_back_is_refused(project):
@@ -87,14 +99,18 @@ def test_files_are_listed_and_pinned_anew(project):
     found = newest("web")
 
     digests = {name: digest_of(project / "corpus" / name) for name in ("one.txt", "two.txt")}
-    assert found == {"kind": "files", "urls": ["corpus/*.txt"], "sha256": digests}
-    assert all(kept(digest).is_file() for digest in digests.values())  # so that download has them already
+    assert found["download"] == {"kind": "files", "urls": ["corpus/*.txt"], "sha256": digests}
+    assert {file["name"]: file["sha256"] for file in found["lock"]["files"]} == digests
 
 
-def test_files_without_digests_stay_as_they_are(project):
-    pin(project, kind="files", urls=["corpus/*.txt"])
+def test_of_files_without_expected_digests_only_the_lock_is_new(project):
+    (project / "one.txt").write_text("now")
+    pin(project, kind="files", urls=["*.txt"])
 
-    assert newest("web") == {"kind": "files", "urls": ["corpus/*.txt"]}
+    found = newest("web")
+
+    assert found["download"] == {"kind": "files", "urls": ["*.txt"]}
+    assert [file["sha256"] for file in found["lock"]["files"]] == [digest_of(project / "one.txt")]
 
 
 def test_a_missing_file_is_refused_in_one_sentence(project):

@@ -11,7 +11,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from flows.check import SOURCE_MODELS, STAGE_MODELS
-from stages.download import DownloadParams
+from stages.download.params import DownloadParams
 from stages.params import StageParams
 
 PAGE = Path(__file__).parents[2] / "docs/parameters.md"

@@ -1,0 +1,1 @@
+"""The stage download, see __main__.py."""
