@@ -186,15 +186,17 @@ def read_pieces(folder: Path, pieces: list[Piece], params: ExtractParams) -> Ite
     """(origin, what was found there) of every record in `pieces`, in order. Bad input doesn't raise."""
     downloaded = Downloaded(folder)
     for file, of_file in groupby(pieces, key=lambda piece: piece.file):
-        for of_member in _read_file(downloaded.file(file), list(of_file), params):
-            origin, found = _named(file, of_member)
-            yield origin, downloaded.told(found, params.license)
+        # By map, here and below: what a loop has in its hands stays in memory while the text is worked on.
+        told = partial(_told, downloaded, file, params.license)
+        yield from map(told, _read_file(downloaded.file(file), list(of_file), params))
 
 
-def _named(file: str, of_member: tuple[str | None, Found]) -> tuple[str, Found]:
+def _told(
+    downloaded: Downloaded, file: str, license: str | None, of_member: tuple[str | None, Found]
+) -> tuple[str, Found]:
     member, found = of_member
     origin = file if member is None else f"{file}!{member}"
-    return origin if found.number is None else f"{origin}#{found.number}", found
+    return origin if found.number is None else f"{origin}#{found.number}", downloaded.told(found, license)
 
 
 def _of(member: str | None, found: Found) -> tuple[str | None, Found]:
