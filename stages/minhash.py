@@ -213,9 +213,9 @@ def similarities(signatures: Signatures, others: Signatures) -> npt.NDArray[np.f
     return shares
 
 
-def band_keys(signatures: Signatures, band: int, params: FingerprintParams) -> Hashes:
-    """One 64-bit hash of each signature's hashes in `band`."""
-    keys = np.full(len(signatures), band, np.uint64)
-    for column in signatures[:, band * params.rows : (band + 1) * params.rows].T:
-        keys = mixed(keys + column)
+def band_keys(hashes: Signatures, band: int) -> Hashes:
+    """One 64-bit hash of each signature's hashes in `band`, shape (rows, signatures)."""
+    keys = np.full(hashes.shape[1], band, np.uint64)
+    for row in hashes:
+        keys = mixed(keys + row)
     return keys
