@@ -81,13 +81,18 @@ def halves(digests: pl.Series) -> Hashes:
 
 
 def write_run(shard: Shard, folder: Path, params: DedupParams, made: FingerprintParams, ranges: int) -> Run:
-    """Write the run of a shard into `folder`: its candidates' rows, draws and sorted keys, and the ranges' bounds."""
+    """Write the run of a shard into `folder`: its candidates' draws, rows and sorted keys."""
     rows, ids = candidates(shard)
-    rows.astype(np.uint32).tofile(path_of(folder, "rows", shard))
     draws = draws_of(ids, params.seed) if params.held_out else np.zeros(len(ids))
     draws.tofile(path_of(folder, "draws", shard))
+    return write_keys(shard, folder, rows, keys_of(shard, rows, made, params.near), ranges)
+
+
+def write_keys(shard: Shard, folder: Path, rows: Ints, kinds: Hashes, ranges: int) -> Run:
+    """Write the `rows` of a shard, and of each kind (shape (kinds, rows)) their sorted keys and the ranges' bounds."""
+    rows.astype(np.uint32).tofile(path_of(folder, "rows", shard))
     with path_of(folder, "keys", shard).open("wb") as file, path_of(folder, "bounds", shard).open("wb") as bounds:
-        for keys in keys_of(shard, rows, made, params.near):
+        for keys in kinds:
             order = sorted_places(keys)
             entries = np.empty(len(rows), ENTRY)
             entries["key"], entries["candidate"] = keys[order], order
