@@ -150,6 +150,7 @@ def write_decisions(filtered: Path, deduped: Path, number: int, drawn: Drawn) ->
         duplicate_of=pl.lit(None, pl.String),
         similarity=pl.lit(None, pl.Float64),
         duplicates=pl.lit(None, pl.Int64),
+        cuts=pl.lit(None, pl.List(pl.Int64)),
     )
     columns = DECISION_SCHEMA.names()
     write_shard(

@@ -39,16 +39,17 @@ DOCUMENT_SCHEMA = pl.Schema(
 # the rest is dedup's.
 DECISION_SCHEMA = pl.Schema(
     {
-        "id": pl.String,
-        "origin": pl.String,
-        "keep": pl.Boolean,
-        "rule": pl.String,  # null if kept
-        "value": pl.Float64,
-        "threshold": pl.Float64,
-        "duplicate_of": pl.String,  # the document that is kept in its place
-        "similarity": pl.Float64,  # to that one: Jaccard, estimated
-        "duplicates": pl.Int64,  # of a kept document: how many are dropped for it; null if none
-        "split": pl.String,  # "train" or "held_out" once dedup has decided, else null
+        "id": pl.String(),
+        "origin": pl.String(),
+        "keep": pl.Boolean(),
+        "rule": pl.String(),  # null if kept
+        "value": pl.Float64(),
+        "threshold": pl.Float64(),
+        "duplicate_of": pl.String(),  # the document that is kept in its place
+        "similarity": pl.Float64(),  # to that one: Jaccard, estimated
+        "duplicates": pl.Int64(),  # of a kept document: how many are dropped for it; null if none
+        "cuts": pl.List(pl.Int64),  # what is left out of its text: [begin, end, begin, end, …), in characters
+        "split": pl.String(),  # "train" or "held_out" once dedup has decided, else null
     }
 )
 
@@ -215,10 +216,28 @@ def kept_documents(documents: Path, decisions: Path, columns: list[str], split: 
 def kept_of_shard(documents: Path, decisions: Path, columns: list[str], split: str) -> pl.DataFrame:
     """`columns` of the documents of one shard that its `decisions` (of dedup) keep in `split`, in order.
 
+    What was cut from a text is not in it: all that read texts with decisions do so here.
+
     Raises:
         Refusal: if the shards aren't aligned.
     """
-    table, decided = read_shard(documents, columns), read_shard(decisions, ["keep", "split"])
+    asked = ["keep", "split", *(["cuts"] if "text" in columns else [])]
+    table, decided = read_shard(documents, columns), read_shard(decisions, asked)
     if len(table) != len(decided):
         raise Refusal(f"{decisions} has {len(decided)} rows for {len(table)} documents; run `dvc repro`")
-    return table.filter(decided["keep"] & (decided["split"] == split))
+    wanted = decided["keep"] & (decided["split"] == split)
+    kept = table.filter(wanted)
+    if "text" not in columns:
+        return kept
+    return kept.with_columns(text=without_cuts(kept["text"], decided["cuts"].filter(wanted)))
+
+
+def without_cuts(texts: pl.Series, cuts: pl.Series) -> pl.Series:
+    """The texts without what is cut from each: begins and ends in turn, in order; null: nothing."""
+    places = cuts.is_not_null().arg_true()
+    return texts.scatter(places, [left_of(texts[place], cuts[place].to_list()) for place in places])
+
+
+def left_of(text: str, cuts: list[int]) -> str:
+    """`text` without its spans [cuts[0], cuts[1]), [cuts[2], cuts[3]), …, which are in order."""
+    return "".join(text[begin:end] for begin, end in zip([0, *cuts[1::2]], [*cuts[::2], len(text)], strict=True))

@@ -1,6 +1,6 @@
 """Make the fingerprints by which dedup compares documents, of every document of a source, kept by filter or not.
 
-    documents of a source  ->  data/fingerprint/SOURCE: digests, lengths, MinHash signatures
+    documents of a source  ->  data/fingerprint/SOURCE: digests, lengths, MinHash signatures, spans
 
 They depend on the texts alone: a new source adds its own to those that are there, and another threshold in filter makes
 none again. The method: stages/minhash.py.
@@ -17,6 +17,7 @@ from stages.documents import fresh_folder, publish, read_blocks, shard_name, sha
 from stages.minhash import FINGERPRINT_SCHEMA, FingerprintParams, Signatures, signatures, text_digests
 from stages.params import load_params
 from stages.process import log, map_shards, run
+from stages.spans import SPAN_SCHEMA, spans_of
 
 DOCUMENTS = Path("data/extract")
 FINGERPRINTS = Path("data/fingerprint")
@@ -31,15 +32,23 @@ def fingerprints(documents: pl.DataFrame, params: FingerprintParams) -> tuple[pl
     return table, signatures(texts.to_list(), params)
 
 
-def fingerprint_shard(shard: tuple[int, Path], target: Path, params: FingerprintParams) -> int:
-    """Write the fingerprints of shard (number, documents) into `target`; count them."""
+def fingerprint_shard(shard: tuple[int, Path], target: Path, params: FingerprintParams, spans: bool = False) -> int:
+    """Write the fingerprints of shard (number, documents) into `target`, with its spans if asked; count them."""
     number, documents = shard
-    made = [fingerprints(block, params) for block in read_blocks(documents, ["id", "text"])]
-    table = pl.concat([pl.DataFrame(schema=FINGERPRINT_SCHEMA), *(own for own, _ in made)])
-    signed = np.concatenate([np.zeros((0, params.hashes), np.uint16), *(own for _, own in made)])
-    write_shard(target / shard_name("fingerprints", number), table)
-    write_signatures(target / shard_name("signatures", number, "npy"), signed)
-    return len(table)
+    tables, signed, found = [FINGERPRINT_SCHEMA.to_frame()], [np.zeros((0, params.hashes), np.uint16)], []
+    first = 0
+    for block in read_blocks(documents, ["id", "text"]):
+        table, own = fingerprints(block, params)
+        tables.append(table)
+        signed.append(own)
+        if spans and params.spans:
+            found.append(spans_of(block["text"].to_list(), params.spans).with_columns(pl.col("row") + first))
+        first += len(block)
+    write_shard(target / shard_name("fingerprints", number), pl.concat(tables))
+    write_signatures(target / shard_name("signatures", number, "npy"), np.concatenate(signed))
+    if spans:
+        write_shard(target / shard_name("spans", number), pl.concat([SPAN_SCHEMA.to_frame(), *found]))
+    return first
 
 
 def write_signatures(path: Path, signed: Signatures) -> None:
@@ -58,7 +67,8 @@ def main() -> None:
     params = load_params(FingerprintParams, "fingerprint")
     shards = list(enumerate(shard_paths(DOCUMENTS / source, "documents")))
     target = fresh_folder(FINGERPRINTS / source)
-    work = partial(fingerprint_shard, target=target, params=params)
+    spans = params.spans is not None and params.spans.of(source)
+    work = partial(fingerprint_shard, target=target, params=params, spans=spans)
     count = sum(map_shards(work, shards, f"fingerprint {source}"))
     write_manifest(target, {"read": count})
     log.info("fingerprint %s: %d documents, in %s", source, count, target)

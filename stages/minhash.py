@@ -11,6 +11,7 @@ and two that differ seem equal once in 65,536.
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,18 @@ Signatures = npt.NDArray[np.uint16]
 Shingles = npt.NDArray[np.uint32]
 
 
+class SpanParams(StageParams):
+    """Parts of documents that are compared within a source: lines, or paragraphs, which blank lines keep apart."""
+
+    unit: Literal["line", "paragraph"] = Field(description="what is compared")
+    min_characters: int = Field(40, ge=1, description="of a span that is compared, white space around it not counted")
+    sources: tuple[str, ...] = Field((), description="those whose spans are; all, if none is named")
+
+    def of(self, source: str) -> bool:
+        """Whether the spans of `source` are compared."""
+        return not self.sources or source in self.sources
+
+
 class FingerprintParams(StageParams):
     """What the signatures of documents are made of.
 
@@ -49,6 +62,7 @@ class FingerprintParams(StageParams):
     bands: int = Field(22, ge=1, le=256, description="bands of a signature")
     rows: int = Field(5, ge=1, le=64, description="hashes in a band")
     seed: int = Field(1, ge=0, lt=1 << 63, description="of the hashes")
+    spans: SpanParams | None = None
 
     @property
     def hashes(self) -> int:
@@ -213,9 +227,9 @@ def similarities(signatures: Signatures, others: Signatures) -> npt.NDArray[np.f
     return shares
 
 
-def band_keys(signatures: Signatures, band: int, params: FingerprintParams) -> Hashes:
-    """One 64-bit hash of each signature's hashes in `band`."""
-    keys = np.full(len(signatures), band, np.uint64)
-    for column in signatures[:, band * params.rows : (band + 1) * params.rows].T:
-        keys = mixed(keys + column)
+def band_keys(hashes: Signatures, band: int) -> Hashes:
+    """One 64-bit hash of each signature's hashes in `band`, shape (rows, signatures)."""
+    keys = np.full(hashes.shape[1], band, np.uint64)
+    for row in hashes:
+        keys = mixed(keys + row)
     return keys

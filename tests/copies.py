@@ -38,7 +38,7 @@ def lay(folder: Path, sources, dedup=None, fingerprint=None):
     """A project in `folder` with these texts of each source, by shard, of which filter kept all but the short ones."""
     params = {"sources": {name: {} for name in sources}, "fingerprint": fingerprint or {}, "dedup": dedup or {}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    made = FingerprintParams(**params["fingerprint"])
+    made = FingerprintParams.model_validate(params["fingerprint"])
     for name, shards in sources.items():
         kept = sum(len(text) >= SHORTEST for texts in shards for text in texts)
         for stage in ("extract", "fingerprint", "filter"):
@@ -65,7 +65,9 @@ def lay_shard(folder, source, number, texts, made=None):
     write_shard(
         folder / "data/filter" / source / shard_name("decisions", number), completed(decisions, DECISION_SCHEMA)
     )
-    fingerprint_shard((number, documents), folder / "data/fingerprint" / source, made or FingerprintParams())
+    made = made or FingerprintParams()
+    spans = made.spans is not None and made.spans.of(source)
+    fingerprint_shard((number, documents), folder / "data/fingerprint" / source, made, spans)
 
 
 def completed(table, schema):

@@ -60,6 +60,7 @@ COLUMNS = {
     "duplicate_of": "The document that was kept instead of it.",
     "similarity": "Estimated Jaccard similarity with that document.",
     "duplicates": "How many documents were dropped as its duplicates, if it was kept.",
+    "cuts": "What is left out of its text: begins and ends in turn, in characters.",
     "split": "train or held_out, if it was kept.",
 }
 
@@ -172,6 +173,12 @@ def _decisions() -> dict[str, Any]:
     }
 
 
+def _items(dtype: Any) -> Any:
+    """The class of what a column holds, or of the items of its lists."""
+    item = dtype.inner if isinstance(dtype, pl.List) else dtype
+    return type(item) if isinstance(item, pl.DataType) else item
+
+
 def _fields(
     record_set: str, files: str, schema: pl.Schema, references: Mapping[str, str] | None = None
 ) -> Iterable[dict[str, Any]]:
@@ -182,7 +189,8 @@ def _fields(
             "@id": f"{record_set}/{name}",
             "name": name,
             "description": COLUMNS[name],
-            "dataType": TYPES[type(dtype) if isinstance(dtype, pl.DataType) else dtype],
+            "dataType": TYPES[_items(dtype)],
+            **({"repeated": True} if isinstance(dtype, pl.List) else {}),
             "source": {"fileSet": {"@id": files}, "extract": {"column": name}},
             **({"references": {"field": {"@id": refers}}} if refers else {}),
         }

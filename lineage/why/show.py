@@ -122,6 +122,8 @@ def questions(asked: list[Question], decisive: str | None) -> Table:
 
 def outcome(way: Way) -> Iterable[tuple[str, str]]:
     """What became of the document."""
+    if way.cuts:
+        yield "cut", cut_away(way)
     if way.ended is not None:
         yield "ended in", ending(way.ended)
         return
@@ -139,6 +141,14 @@ def outcome(way: Way) -> Iterable[tuple[str, str]]:
         yield "", f"tokens {tokens.begin:,} to {tokens.end - 1:,} of the stream of {way.source}"
     if way.trained is not None:
         yield from training(way)
+
+
+def cut_away(way: Way) -> str:
+    """Which parts of its text are cut."""
+    spans = list(zip(way.cuts[::2], way.cuts[1::2], strict=True))
+    shown = ", ".join(f"{begin:,} to {end - 1:,}" for begin, end in spans[:SHOWN_STEPS])
+    gone = counted(sum(end - begin for begin, end in spans), "character")
+    return f"{gone} that {way.source} has elsewhere, too: {shown}{', …' if len(spans) > SHOWN_STEPS else ''}"
 
 
 def training(way: Way) -> Iterable[tuple[str, str]]:

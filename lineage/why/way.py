@@ -96,6 +96,7 @@ class Way:
     rules: list[Question] = field(default_factory=list)
     ended: End | None = None
     split: str | None = None
+    cuts: list[int] = field(default_factory=list)  # of the text: begins and ends in turn, in characters
     tokens: Tokens | None = None
     trained: Trained | None = None
     unknown: list[str] = field(default_factory=list)
@@ -110,7 +111,7 @@ def way_of(root: Path, build: Build, folder: Path, place: Place, plan: Plan | Re
     signals = row_of(folder, EXTRACT, "signals", place) or {}
     unknown: list[str] = []
     asked = questions(build, place.source, {**signals, **row}, unknown)
-    ended, split = fate(folder, place, unknown)
+    ended, split, cuts = fate(folder, place, unknown)
     tokens = tokens_of(folder, place) if split == "train" else None
     if split == "train" and tokens is None:
         unknown.append(f"{build.title} has no {TOKENIZE}/{place.source}: its tokens and steps are unknown")
@@ -127,7 +128,7 @@ def way_of(root: Path, build: Build, folder: Path, place: Place, plan: Plan | Re
         snippet=(row.get("text") or "")[:SNIPPET_CHARACTERS],
         sizes={name: signals[name] for name in SIZES if name in signals},
         changes={name: count for name, count in signals.items() if CHANGES.fullmatch(name) and count},
-        rules=asked, ended=ended, split=split, tokens=tokens, trained=trained, unknown=unknown,
+        rules=asked, ended=ended, split=split, cuts=cuts, tokens=tokens, trained=trained, unknown=unknown,
     )  # fmt: skip
 
 
@@ -182,8 +183,8 @@ def question(rule: Rule, measured: dict[str, Any]) -> Question:
     return Question(rule.name, value, relation, rule.threshold, not broken)
 
 
-def fate(folder: Path, place: Place, unknown: list[str]) -> tuple[End | None, str | None]:
-    """The decision that ended the document's way, or the split that it is in."""
+def fate(folder: Path, place: Place, unknown: list[str]) -> tuple[End | None, str | None, list[int]]:
+    """The decision that ended the document's way, or the split that it is in; and what is cut from its text."""
     decision = None
     for stage in (DEDUP, FILTER):
         decision = row_of(folder, stage, "decisions", place)
@@ -191,13 +192,14 @@ def fate(folder: Path, place: Place, unknown: list[str]) -> tuple[End | None, st
             break
         unknown.append(f"the build has no {stage}/{place.source}: what it would have decided is unknown")
     if decision is None:
-        return None, None
+        return None, None, []
+    cuts = decision.get("cuts") or []
     if decision["keep"]:
-        return None, decision.get("split")
+        return None, decision.get("split"), cuts
     other = decision.get("duplicate_of")
     kept = by_ids(folder, [other]).get(other) if other else None
-    return End(
-        DEDUP if other else FILTER,
+    ended = End(
+        DEDUP if other or cuts else FILTER,
         decision["rule"],
         decision.get("value"),
         decision.get("threshold"),
@@ -205,7 +207,8 @@ def fate(folder: Path, place: Place, unknown: list[str]) -> tuple[End | None, st
         duplicate_origin=kept.origin if kept else None,
         duplicate_source=kept.source if kept else None,
         similarity=decision.get("similarity"),
-    ), None
+    )
+    return ended, None, cuts
 
 
 def tokens_of(folder: Path, place: Place) -> Tokens | None:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.dedup.checks import Check
+from stages.dedup.cuts import cut_spans
 from stages.dedup.groups import Groups, choose, grown
 from stages.dedup.params import DedupParams
 from stages.dedup.runs import RANGE, Run, Shard, write_links, write_run
 from stages.dedup.split import Kept, joined
-from stages.dedup.verdicts import survivors, write_decisions, write_verdicts
+from stages.dedup.verdicts import kept_of_run, write_decisions, write_verdicts
 from stages.documents import fresh_folder, read_manifest, shard_paths, source_folders, write_manifest
 from stages.minhash import FingerprintParams
 from stages.params import PARAMS_FILE, Refusal, load_params
@@ -50,12 +51,19 @@ def shards_of_sources() -> list[Shard]:
     return [Shard(place, *each) for place, each in enumerate(files)]
 
 
-def check_priority(params: DedupParams, sources: Sequence[str]) -> None:
-    """Refuse a priority of what is no source."""
-    if strangers := [name for name in params.priority if name not in sources]:
+def check_names(params: DedupParams, made: FingerprintParams, sources: Sequence[str]) -> None:
+    """Refuse names of what is no source, and cuts of spans that nobody asked fingerprint for."""
+    named = {"dedup.priority": params.priority, "fingerprint.spans.sources": made.spans.sources if made.spans else ()}
+    for key, names in named.items():
+        if strangers := [name for name in names if name not in sources]:
+            raise Refusal(
+                f"{PARAMS_FILE}: {key} names {strangers[0]}, which is no source "
+                f"(known: {', '.join(sorted(sources))}); take it out or correct its spelling"
+            )
+    if params.spans and not made.spans:
         raise Refusal(
-            f"{PARAMS_FILE}: dedup.priority names {strangers[0]}, which is no source "
-            f"(known: {', '.join(sorted(sources))}); take it out or correct its spelling"
+            f"{PARAMS_FILE}: dedup.spans cuts spans, but fingerprint.spans doesn't say which; "
+            f"add it, such as {{unit: line}}, or take dedup.spans out"
         )
 
 
@@ -85,15 +93,17 @@ def write_runs(
     return runs, map_shards(linking, kinds, "dedup: links")
 
 
-def judge(runs: Sequence[Run], links: Sequence[Path], folder: Path, check: Check) -> dict[str, Kept]:
-    """Write the verdicts on every shard's duplicates into `folder`; what is kept of each source."""
+def judge(links: Sequence[Path], check: Check) -> dict[str, Kept]:
+    """Write the verdicts on every shard into the check's folder; what is kept of each source."""
+    runs, folder, params = check.runs, check.folder, check.params
     forest = grown(sum(run.candidates for run in runs), links, check.holds)
     groups = Groups(forest, runs, folder)
-    write_verdicts(groups, choose(groups, check.params), check, folder)
-    return {
-        source: joined(survivors(run, folder) for run in own)
-        for source, own in groupby(runs, key=lambda run: run.shard.source)
-    }
+    write_verdicts(groups, choose(groups, params), check, folder)
+    by_source = {source: list(own) for source, own in groupby(runs, key=lambda run: run.shard.source)}
+    if params.spans and check.made.spans:
+        for source in filter(check.made.spans.of, by_source):
+            cut_spans(source, by_source[source], folder, FINGERPRINTS, params.spans)
+    return {source: joined(kept_of_run(run, folder) for run in own) for source, own in by_source.items()}
 
 
 def check_train(source: str, kept: Kept) -> None:
@@ -126,10 +136,10 @@ def main() -> None:
     """Decide on the documents of all sources."""
     params, made = load_params(DedupParams, "dedup"), load_params(FingerprintParams, "fingerprint")
     shards = shards_of_sources()
-    check_priority(params, list(source_folders(FILTERED)))
+    check_names(params, made, list(source_folders(FILTERED)))
     with work_folder() as folder:
         runs, links = write_runs(shards, folder, params, made)
-        kept = judge(runs, links, folder, Check(runs, folder, params, made))
+        kept = judge(links, Check(runs, folder, params, made))
         for source in kept:  # all of them before the first is written
             check_train(source, kept[source])
         for source in kept:

@@ -7,6 +7,15 @@ from pydantic import Field
 from stages.params import StageParams
 
 
+class SpanCuts(StageParams):
+    """Which lines or paragraphs (the section fingerprint.spans says which) are cut from documents."""
+
+    max_copies: int = Field(
+        1, ge=1, description="of a span that occurs more often in a source, so many stay: the first ones"
+    )
+    min_characters_left: int = Field(1, ge=0, description="a document that is left with fewer is dropped")
+
+
 class DedupParams(StageParams):
     """Duplicates, and the held-out split. What signatures are made of stands in the section fingerprint."""
 
@@ -29,4 +38,5 @@ class DedupParams(StageParams):
     priority: tuple[str, ...] = Field(
         (), description="sources, the one whose documents are kept before others' first; those not named are equals"
     )
+    spans: SpanCuts | None = None
     seed: int = Field(1, ge=0, lt=1 << 63, description="of the held-out split")

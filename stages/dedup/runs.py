@@ -81,13 +81,19 @@ def halves(digests: pl.Series) -> Hashes:
 
 
 def write_run(shard: Shard, folder: Path, params: DedupParams, made: FingerprintParams, ranges: int) -> Run:
-    """Write the run of a shard into `folder`: its candidates' rows, draws and sorted keys, and the ranges' bounds."""
+    """Write the run of a shard into `folder`: its candidates' draws, rows and sorted keys."""
     rows, ids = candidates(shard)
+    draws = draws_of(ids, params.seed) if params.held_out else np.zeros(len(ids))
+    draws.tofile(path_of(folder, "draws", shard))
+    return write_keys(shard, folder, rows, keys_of(shard, rows, made, params.near), ranges)
+
+
+def write_keys(shard: Shard, folder: Path, rows: Ints, kinds: Hashes, ranges: int) -> Run:
+    """Write the `rows` of a shard, and of each kind (shape (kinds, rows)) their sorted keys and the ranges' bounds."""
     rows.astype(np.uint32).tofile(path_of(folder, "rows", shard))
-    draws_of(ids, params.seed).tofile(path_of(folder, "draws", shard))
     with path_of(folder, "keys", shard).open("wb") as file, path_of(folder, "bounds", shard).open("wb") as bounds:
-        for keys in keys_of(shard, rows, made, params.near):
-            order = np.argsort(keys, kind="stable")
+        for keys in kinds:
+            order = sorted_places(keys)
             entries = np.empty(len(rows), ENTRY)
             entries["key"], entries["candidate"] = keys[order], order
             entries.tofile(file)
@@ -108,17 +114,28 @@ def keys_of(shard: Shard, rows: Ints, params: FingerprintParams, near: bool) -> 
     if signed.shape[1:] != (params.hashes,):
         raise Refusal(f"{shard.signatures} was made with other bands or rows than params.yaml has; run `dvc repro`")
     for begin in range(0, len(rows), CHUNK):
-        own = signed[rows[begin : begin + CHUNK]]
-        shingled = (own != NO_SHINGLE).any(axis=1)
+        own = np.ascontiguousarray(signed[rows[begin : begin + CHUNK]].T)
+        shingled = (own != NO_SHINGLE).any(axis=0)
         for band in range(params.bands):
             part = keys[1 + band, begin : begin + CHUNK]
-            part[shingled] = band_keys(own[shingled], band, params)
+            np.copyto(part, band_keys(own[band * params.rows : (band + 1) * params.rows], band), where=shingled)
     return keys
 
 
+def sorted_places(keys: Hashes) -> Ints:
+    """The places of `keys` in the order of their upper bits, which tell them apart, and then by place.
+
+    The lower bits make room for the place: numbers are sorted eight times as fast as places by their numbers.
+    """
+    bits = np.uint64(len(keys).bit_length())
+    packed = (keys >> bits << bits) | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    return (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+
 def begins_of(ranges: int) -> Hashes:
-    """Where each of the equal ranges of 64-bit keys but the first begins."""
-    return np.array([(number << 64) // ranges for number in range(1, ranges)], np.uint64)
+    """Where each of the equal ranges of keys but the first begins: where the lower 32 bits are 0 (sorted_places)."""
+    return np.array([((number << 32) // ranges) << 32 for number in range(1, ranges)], np.uint64)
 
 
 def path_of(folder: Path, what: str, shard: Shard) -> Path:

@@ -15,16 +15,20 @@ from stages.dedup.runs import Run, Shard, read_draws, read_rows, read_signatures
 from stages.dedup.split import Kept, held_out, kept_of
 from stages.documents import DECISION_SCHEMA, read_shard, shard_name, write_shard
 from stages.minhash import similarities
+from stages.words import Bools, Ints
 
 # What dedup says of a document, by its row; a column is null where it has nothing to say.
 VERDICT_SCHEMA = pl.Schema(
     {
-        "row": pl.UInt32,
-        "keep": pl.Boolean,
-        "rule": pl.String,
-        "duplicate_of": pl.String,
-        "similarity": pl.Float64,
-        "duplicates": pl.Int64,
+        "row": pl.UInt32(),
+        "keep": pl.Boolean(),
+        "rule": pl.String(),
+        "value": pl.Float64(),
+        "threshold": pl.Float64(),
+        "duplicate_of": pl.String(),
+        "similarity": pl.Float64(),
+        "duplicates": pl.Int64(),
+        "cuts": pl.List(pl.Int64),
     }
 )
 
@@ -73,7 +77,9 @@ def verdicts(members: Members, chosen: Chosen, signed: Path) -> pl.DataFrame:
         }
     )
     absent = [pl.when(~pl.col("keep")).then(pl.col(name)) for name in ("rule", "duplicate_of", "similarity")]
-    return table.with_columns(*absent, duplicates=pl.when("keep").then("duplicates")).cast(VERDICT_SCHEMA)
+    nothing = [pl.lit(None).alias(name) for name in ("value", "threshold", "cuts")]
+    table = table.with_columns(*absent, *nothing, duplicates=pl.when("keep").then("duplicates"))
+    return table.select(pl.col(name).cast(dtype) for name, dtype in VERDICT_SCHEMA.items())
 
 
 # ---- the ledger --------------------------------------------------------------------------------------------
@@ -91,11 +97,21 @@ def decided(shard: Shard, folder: Path) -> pl.DataFrame:
     )
 
 
-def survivors(run: Run, folder: Path) -> Kept:
-    """The candidates of a run that no verdict drops."""
+def survivors(run: Run, folder: Path) -> Ints:
+    """The rows of the candidates of a run that no verdict drops."""
+    return read_rows(run, folder)[surviving(run, folder)]
+
+
+def surviving(run: Run, folder: Path) -> Bools:
+    """Whether each candidate of a run is one that no verdict drops."""
     verdicts = read_shard(verdict_path(folder, run.shard), ["row", "keep"])
-    dropped = verdicts["row"].filter(~verdicts["keep"]).to_numpy()
-    return kept_of(read_draws(run, folder)[~np.isin(read_rows(run, folder), dropped)])
+    dropped = verdicts["row"].filter(verdicts["keep"].eq_missing(False)).to_numpy()
+    return ~np.isin(read_rows(run, folder), dropped)
+
+
+def kept_of_run(run: Run, folder: Path) -> Kept:
+    """What is kept of a run."""
+    return kept_of(read_draws(run, folder)[surviving(run, folder)])
 
 
 def write_decisions(work: tuple[Run, Kept], folder: Path, share: float, parent: Path) -> Counter[str]:

@@ -12,14 +12,21 @@ import yaml
 from rich.console import Console
 from tiny import ROOT, Project
 
-from lineage.documents import EXTRACT, find, row_of
+from lineage.documents import EXTRACT, Place, find, row_of
 from lineage.history import build_at
 from lineage.training import instructions
 from lineage.why.answer import Answer, answer_of
 from lineage.why.query import located
-from lineage.why.show import show
-from lineage.why.way import Way, file_and_member
-from stages.documents import DOCUMENT_SCHEMA, document_id, write_manifest, write_shard
+from lineage.why.show import outcome, show
+from lineage.why.way import Way, fate, file_and_member
+from stages.documents import (
+    DECISION_SCHEMA,
+    DOCUMENT_SCHEMA,
+    document_id,
+    shard_name,
+    write_manifest,
+    write_shard,
+)
 from stages.params import Refusal
 
 ORIGINS = ("crawl.warc.gz#0", "crawl.warc.gz#1", "pages.zip!docs/a.html", "pages.zip!docs/b.html")
@@ -91,6 +98,23 @@ def test_an_origin_is_taken_apart_at_the_file_that_was_downloaded(origin, parts)
 
     assert (told["file"], told["member"], told["record"]) == parts
     assert (told["sha256"] is None) == (parts[0] == "unknown.zip")
+
+
+def test_what_is_cut_from_a_document_is_told_and_that_dedup_dropped_what_was_left(tmp_path):
+    decision = dict.fromkeys(DECISION_SCHEMA) | {"id": "a", "keep": False, "rule": "spans.min_characters_left"}
+    decision |= {"cuts": [0, 20, 30, 35], "value": 3.0, "threshold": 4.0}
+    (tmp_path / "data/dedup/web").mkdir(parents=True)
+    shard = tmp_path / "data/dedup/web" / shard_name("decisions", 0)
+    write_shard(shard, pl.DataFrame([decision], DECISION_SCHEMA))
+    write_manifest(shard.parent, {})
+
+    ended, split, cuts = fate(tmp_path, Place("a", "web", "x#0", 0, 0), [])
+    told = dict(outcome(Way("a", "web", "x#0", ended=ended, split=split, cuts=cuts)))
+
+    assert told == {
+        "cut": "25 characters that web has elsewhere, too: 0 to 19, 30 to 34",
+        "ended in": "data/dedup, by spans.min_characters_left: 3, where the threshold is 4",
+    }
 
 
 # ---- a built project -------------------------------------------------------------------------------------------
