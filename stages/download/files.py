@@ -69,7 +69,9 @@ def referenced(name: str, url: str, source: str, pace: Pace) -> LockedFile:
     if remote.etag and remote.size is not None:
         return LockedFile(name=name, bytes=remote.size, etag=remote.etag, url=url)
     fetched = fetch(url, source, pace)
-    return LockedFile(name=name, bytes=fetched.stat().st_size, sha256=keep(fetched), url=url)
+    file = LockedFile(name=name, bytes=fetched.stat().st_size, sha256=digest_of(fetched), url=url)
+    fetched.unlink()
+    return file
 
 
 def fill(params: FilesParams, source: str, locked: Locked, folder: Path) -> None:
