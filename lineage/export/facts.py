@@ -68,6 +68,11 @@ class Source:
         return list(self.params.get("download", {}).get("packages", ()))
 
     @property
+    def is_synthetic(self) -> bool:
+        """If a language model wrote it for this corpus."""
+        return bool(self.params.get("download", {}).get("kind") == "synthetic")
+
+    @property
     def urls(self) -> list[str]:
         """The addresses that it was read from, without credentials."""
         download = self.params.get("download", {})
