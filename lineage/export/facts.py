@@ -75,19 +75,7 @@ class Source:
     @property
     def urls(self) -> list[str]:
         """The addresses that it was read from, without credentials."""
-        download = self.params.get("download", {})
-        match download.get("kind"):
-            case "hub":
-                found = [f"hf://datasets/{download['dataset']}"]
-            case "git":
-                found = [download["url"]]
-            case "crawl":
-                found = [f"{download.get('base', COMMON_CRAWL)}/crawl-data/{download['snapshot']}"]
-            case "synthetic":
-                found = [f"model:{download['model']}"]
-            case _:
-                found = list(download.get("urls", ()))
-        return [public(str(url)) for url in found]
+        return addresses(self.params.get("download", {}))
 
 
 @dataclass(frozen=True)
@@ -202,6 +190,22 @@ def tally(documents: Path, decisions: Path) -> pl.DataFrame:
         "date": pl.col("date").max(),
     }
     return table.group_by(keys).agg(**counted).sort(keys, nulls_last=True).select(*TALLY_SCHEMA).collect()
+
+
+def addresses(download: Mapping[str, Any]) -> list[str]:
+    """Where a source with this download section is read from, without credentials; packages have none."""
+    match download.get("kind"):
+        case "hub":
+            found = [f"hf://datasets/{download['dataset']}"]
+        case "git":
+            found = [download["url"]]
+        case "crawl":
+            found = [f"{download.get('base', COMMON_CRAWL)}/crawl-data/{download['snapshot']}"]
+        case "synthetic":
+            found = [f"model:{download['model']}"]
+        case _:
+            found = list(download.get("urls", ()))
+    return [public(str(url)) for url in found]
 
 
 def public(text: str) -> str:
