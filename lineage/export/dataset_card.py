@@ -106,7 +106,8 @@ def _row(source: Source, total: int) -> tuple[object, ...]:
 
 def origins(source: Source) -> list[str]:
     """Where a source is from, in short: packages by name and version, addresses."""
-    return [f"{package['name']} {package['version']}" for package in source.packages] + source.urls
+    written = ["synthetic"] if source.is_synthetic else []
+    return [f"{package['name']} {package['version']}" for package in source.packages] + written + source.urls
 
 
 def licences(facts: Facts) -> list[str]:

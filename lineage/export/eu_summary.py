@@ -15,6 +15,7 @@ from lineage.export.facts import Facts, by
 from lineage.export.markdown import line, paragraph, share, table
 from stages.takedown import RULE as TAKEDOWN
 
+OPTED_OUT = "opted_out"  # the rule of stages/extract/web.py
 FILL = "unknown: to be filled by the provider"
 # The template's ranges for text, in tokens: below the first, up to the second, above it.
 BRACKETS = (10**9, 10**13)
@@ -28,7 +29,8 @@ def as_markdown(facts: Facts) -> str:
     """The draft."""
     sections = [
         head(facts), provider(), model(facts), modality(facts), public_data(facts), private_data(), crawled(facts),
-        user_data(), synthetic(), other(), opt_outs(facts), illegal(facts), processing(facts), compute(facts), UNSURE,
+        user_data(), synthetic(facts), other(), opt_outs(facts), illegal(facts),
+        processing(facts), compute(facts), UNSURE,
     ]  # fmt: skip
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
@@ -193,11 +195,23 @@ def user_data() -> list[str]:
     ]
 
 
-def synthetic() -> list[str]:
-    """Section 2.5."""
+def synthetic(facts: Facts) -> list[str]:
+    """Section 2.5, with the sources that a language model wrote."""
+    written = [source for source in facts.sources if source.is_synthetic]
+    if not written:
+        return [
+            "### 2.5 Synthetic data", "",
+            f"Made for this model by another one: {FILL}. No source of this build is of that kind.",
+        ]  # fmt: skip
+    rows = [
+        (source.name, source.params["download"]["model"], counts.trained if counts else None,
+         counts.tokens if counts else None, FILL)
+        for source in written for counts in [source.counts]
+    ]  # fmt: skip
     return [
         "### 2.5 Synthetic data", "",
-        f"Made for this model by another one: {FILL}. No stage of this build makes text.",
+        "Written for this model by another one, as sources of this build:", "",
+        *table(("source", "model", "documents trained on", "tokens", "what that model was trained on"), rows),
     ]  # fmt: skip
 
 
@@ -210,12 +224,14 @@ def opt_outs(facts: Facts) -> list[str]:
     """Section 3.1."""
     named = [source.counts.filtered or {} for source in facts.sources if source.counts]
     count = sum(dropped.get(TAKEDOWN, 0) for dropped in named)
+    wished = sum(source.counts.unextracted.get(OPTED_OUT, 0) for source in facts.sources if source.counts)
     return [
         "## 3. Processing of the data", "",
         "### 3.1 Reservations of rights under the text and data mining exception", "",
         f"- signatory of the code of practice: {FILL}",
         f"- measures before and during collection (robots.txt and other protocols): {FILL}",
         f"- documents of this build that were dropped because the takedown list names them: {count:,}",
+        f"- pages that were left out because their publishers opt out (noai, noindex, TDM reservation): {wished:,}",
     ]  # fmt: skip
 
 

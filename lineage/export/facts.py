@@ -68,21 +68,14 @@ class Source:
         return list(self.params.get("download", {}).get("packages", ()))
 
     @property
+    def is_synthetic(self) -> bool:
+        """If a language model wrote it for this corpus."""
+        return bool(self.params.get("download", {}).get("kind") == "synthetic")
+
+    @property
     def urls(self) -> list[str]:
         """The addresses that it was read from, without credentials."""
-        download = self.params.get("download", {})
-        match download.get("kind"):
-            case "hub":
-                found = [f"hf://datasets/{download['dataset']}"]
-            case "git":
-                found = [download["url"]]
-            case "crawl":
-                found = [f"{download.get('base', COMMON_CRAWL)}/crawl-data/{download['snapshot']}"]
-            case "synthetic":
-                found = [f"model:{download['model']}"]
-            case _:
-                found = list(download.get("urls", ()))
-        return [public(str(url)) for url in found]
+        return addresses(self.params.get("download", {}))
 
 
 @dataclass(frozen=True)
@@ -197,6 +190,22 @@ def tally(documents: Path, decisions: Path) -> pl.DataFrame:
         "date": pl.col("date").max(),
     }
     return table.group_by(keys).agg(**counted).sort(keys, nulls_last=True).select(*TALLY_SCHEMA).collect()
+
+
+def addresses(download: Mapping[str, Any]) -> list[str]:
+    """Where a source with this download section is read from, without credentials; packages have none."""
+    match download.get("kind"):
+        case "hub":
+            found = [f"hf://datasets/{download['dataset']}"]
+        case "git":
+            found = [download["url"]]
+        case "crawl":
+            found = [f"{download.get('base', COMMON_CRAWL)}/crawl-data/{download['snapshot']}"]
+        case "synthetic":
+            found = [f"model:{download['model']}"]
+        case _:
+            found = list(download.get("urls", ()))
+    return [public(str(url)) for url in found]
 
 
 def public(text: str) -> str:

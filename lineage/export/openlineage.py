@@ -20,7 +20,7 @@ from openlineage.client import facet_v2 as facets
 from openlineage.client.serde import Serde
 
 from lineage.attestation import Record
-from lineage.export.facts import Facts, public
+from lineage.export.facts import Facts, addresses, public
 from lineage.history import Build, Object, Stage
 from stages.documents import DECISION_SCHEMA, DOCUMENT_SCHEMA
 
@@ -160,11 +160,11 @@ def _inputs(build: Build, stage: Stage) -> Iterator[events.InputDataset]:
         read |= found or ({} if CODE in (PurePosixPath(path), *PurePosixPath(path).parents) else {path: dep})
     yield from (events.InputDataset(NAMESPACE, name, facets=_version(out.md5)) for name, out in read.items())
     if stage.kind == "download":
-        for section in stage.params.values():
-            for package in section.get("packages", ()):
-                yield events.InputDataset("pypi", package["name"], facets=_version(str(package["version"])))
-            for url in section.get("urls", ()):
-                yield events.InputDataset(*address(public(str(url))))
+        section = stage.params.get(f"sources.{stage.name.partition('@')[2]}.download", {})
+        for package in section.get("packages", ()):
+            yield events.InputDataset("pypi", package["name"], facets=_version(str(package["version"])))
+        for url in addresses(section):
+            yield events.InputDataset(*address(url))
 
 
 def address(url: str) -> tuple[str, str]:

@@ -51,7 +51,8 @@ def described(name: str, url: str, known: LockedFile | None, source: str, pace: 
     if is_local(url):
         return _local(name, url)
     remote = patiently(lambda: look_up(url, pace), url)
-    if known and known.etag and (known.url, known.bytes, known.etag) == (url, remote.size, remote.etag):
+    # What was only referred to has no digest.
+    if known and known.sha256 and known.etag and (known.url, known.etag) == (url, remote.etag):
         return known
     fetched = fetch(url, source, pace)
     return LockedFile(name=name, bytes=fetched.stat().st_size, sha256=keep(fetched), etag=remote.etag, url=url)
@@ -69,7 +70,9 @@ def referenced(name: str, url: str, source: str, pace: Pace) -> LockedFile:
     if remote.etag and remote.size is not None:
         return LockedFile(name=name, bytes=remote.size, etag=remote.etag, url=url)
     fetched = fetch(url, source, pace)
-    return LockedFile(name=name, bytes=fetched.stat().st_size, sha256=keep(fetched), url=url)
+    file = LockedFile(name=name, bytes=fetched.stat().st_size, sha256=digest_of(fetched), url=url)
+    fetched.unlink()
+    return file
 
 
 def fill(params: FilesParams, source: str, locked: Locked, folder: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.documents import publish, shard_name, write_json
-from stages.download.made import fill_made, refuse_another, taken
+from stages.download.made import fill_made, is_the_same, refuse_another, taken
 from stages.download.params import HubParams
 from stages.download.scratch import digest_of, folder_of
 from stages.locked import Locked, LockedFile, drifted
@@ -31,14 +31,16 @@ ROW_GROUP_ROWS = 1000
 STATE = "state.json"
 
 
-def ask(params: HubParams, source: str) -> Locked:
-    """The shards of the dataset at the commit that its revision is now.
+def ask(params: HubParams, source: str, before: Locked | None) -> Locked:
+    """The shards of the dataset at the commit that its revision is now; those of `before` if that is the same.
 
     Raises:
         Refusal: if it can't be had.
     """
     pace = pace_of(source)
     revision = None if params.is_folder else _commit_of(params, pace)
+    if before and revision and is_the_same(before, revision, url_of(params, revision)):
+        return before
     return Locked(kind="hub", revision=revision, files=tuple(_streamed(params, source, revision, pace)))
 
 

@@ -15,25 +15,28 @@ from stages.download.params import (
 from stages.locked import Locked
 
 
-def ask(params: DownloadParams, source: str, before: Locked | None) -> Locked:
+def ask(params: DownloadParams, source: str, before: Locked | None, trusting: bool = False) -> Locked:
     """What `source` is now, to be locked; what is as it was `before` isn't read again.
+
+    `trusting` takes what this stage makes of a revision to be what it made of it before.
 
     Raises:
         Refusal: if that can't be said.
     """
+    made = before if trusting else None
     match params:
         case PackageParams():
             return package.ask(params, before)
         case FilesParams():
             return files.ask(params, source, before)
         case HubParams():
-            return hub.ask(params, source)
+            return hub.ask(params, source, made)
         case GitParams():
-            return repository.ask(params, source)
+            return repository.ask(params, source, made)
         case CrawlParams():
             return crawl.ask(params, source, before)
         case SyntheticParams():
-            return synthetic.ask(params, source)
+            return synthetic.ask(params, source, made)
 
 
 def fill(params: DownloadParams, source: str, locked: Locked, folder: Path) -> None:

@@ -16,6 +16,11 @@ def taken(path: Path, url: str) -> LockedFile:
     return LockedFile(name=path.name, bytes=path.stat().st_size, sha256=sha256, url=url)
 
 
+def is_the_same(before: Locked | None, revision: str | None, url: str) -> bool:
+    """If what was locked `before` was made of this revision in this way."""
+    return before is not None and before.revision == revision and all(file.url == url for file in before.files)
+
+
 def refuse_another(source: str, locked: Locked, url: str) -> None:
     """Refuse if the parameters mean something else, `url`, than was locked."""
     if other := [file.url for file in locked.files if file.url != url]:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from stages.documents import publish, shard_name
 from stages.download.licence import licence_of
-from stages.download.made import fill_made, refuse_another, taken
+from stages.download.made import fill_made, is_the_same, refuse_another, taken
 from stages.download.params import GitParams
 from stages.download.scratch import folder_of
 from stages.globs import is_among
@@ -38,13 +38,15 @@ class Blob(NamedTuple):
     size: int
 
 
-def ask(params: GitParams, source: str) -> Locked:
-    """The files at the commit that the revision is now, and the licence that the repository states.
+def ask(params: GitParams, source: str, before: Locked | None) -> Locked:
+    """The files at the commit that the revision is now, and the licence; `before` if that is of the same commit.
 
     Raises:
         Refusal: if there is no such revision, or no file that the globs match.
     """
     repository, commit = _fetched(params, params.revision, source, pace_of(source))
+    if before and is_the_same(before, commit, url_of(params, commit)):
+        return before
     blobs = _listed(repository, commit)
     made = _made(params, repository, commit, blobs, source)
     return Locked(kind="git", revision=commit, license=_licence(repository, blobs), files=tuple(made))

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from stages.documents import publish, shard_name
 from stages.download.hub import import_datasets
-from stages.download.made import fill_made, refuse_another, taken
+from stages.download.made import fill_made, is_the_same, refuse_another, taken
 from stages.download.params import SyntheticParams
 from stages.download.scratch import digest_of, folder_of
 from stages.locked import Locked, LockedFile
@@ -31,14 +31,17 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 Writer = Callable[[str, int], list[str]]
 
 
-def ask(params: SyntheticParams, source: str) -> Locked:
-    """The texts of the model as it is now.
+def ask(params: SyntheticParams, source: str, before: Locked | None) -> Locked:
+    """The texts of the model as it is now; those of `before` if they are of the same.
 
     Raises:
         Refusal: if model or prompts can't be had.
     """
     model, revision = _model(params, params.revision, pace_of(source))
-    made = _made(params, source, model, url_of(params, model, revision))
+    url = url_of(params, model, revision)
+    if before and is_the_same(before, revision, url):
+        return before
+    made = _made(params, source, model, url)
     return Locked(kind="synthetic", revision=revision, files=tuple(made))
 
 

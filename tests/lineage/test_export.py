@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -476,3 +477,17 @@ def test_a_source_of_each_kind_has_an_address_without_credentials(download, url)
     source = Source("web", {"download": download}, (), (), (), None, tallied())
 
     assert source.urls == [url]
+
+
+def test_a_source_that_a_model_wrote_is_called_synthetic():
+    source = Source(
+        "stories", {"download": {"kind": "synthetic", "model": "maker/writer"}}, (), (), (), None, tallied()
+    )
+    facts = SimpleNamespace(sources=(source, replace(source, name="web", params={"download": {"kind": "files"}})))
+
+    section = "\n".join(eu_summary.synthetic(facts))
+
+    assert dataset_card.origins(source) == ["synthetic", "model:maker/writer"]
+    assert "| stories | maker/writer |" in section
+    assert "web" not in section
+    assert "No source of this build" in "\n".join(eu_summary.synthetic(SimpleNamespace(sources=())))

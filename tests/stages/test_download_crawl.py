@@ -211,6 +211,18 @@ def test_a_file_that_changed_meanwhile_stops_extract(web, etags, sentence):
     assert not Path("data/extract/texts/manifest.json").exists()
 
 
+def test_a_source_that_is_no_longer_taken_by_reference_is_locked_with_digests(web):
+    web.files["a.jsonl"] = LINES
+    section = {"kind": "files", "urls": [web.url("a.jsonl")]}
+    lock({**section, "by_reference": True})
+
+    with pytest.raises(Refusal, match=r"a.jsonl has .*, sha256 .* \(locked: .* ETag"):
+        download(section)
+    folder = fetched(section)
+
+    assert (folder / "a.jsonl").read_bytes() == LINES
+
+
 def test_a_file_that_is_gone_stops_extract_and_download(web):
     web.files["a.jsonl"] = LINES
     section = {"kind": "files", "urls": [web.url("a.jsonl")], "by_reference": True}

@@ -10,6 +10,8 @@ from tiny import ROOT
 
 from stages.documents import read_manifest
 from stages.download.licence import licence_of
+from stages.locked import entry
+from stages.newest import newest
 from stages.params import Refusal
 
 pytestmark = pytest.mark.usefixtures("empty_project")
@@ -84,6 +86,21 @@ def test_a_branch_that_moved_changes_nothing_until_it_is_locked(code):
     assert before["files-00000.tar!a.py"] == "one = 1\n"
     assert after["files-00000.tar!a.py"] == "one = 111\n"
     assert lock(a_repository(code)).revision != first.revision
+
+
+def test_the_newest_revision_is_looked_up_and_what_is_locked_is_not_made_again(code):
+    section = a_repository(code)
+    before = lock(section)
+    forget()
+
+    same = newest("texts")
+    tars = list(Path("scratch").rglob("*.tar"))
+    head = commit(a_dot_py="one = 111\n")
+    newer = newest("texts")
+
+    assert same == {"download": section, "lock": entry(before)}
+    assert tars == []
+    assert newer["lock"]["revision"] == head
 
 
 def test_a_tar_ends_with_the_file_that_fills_it_and_is_the_same_bytes_again(code):
