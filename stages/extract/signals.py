@@ -44,7 +44,7 @@ SHORT_LINE_CHARACTERS = 30  # Penedo et al. 2024, section 3.6
 BULLETS = "[•‣⁃◦∙▪*-]"
 SENTENCE_MARKS = r"[\p{Sentence_Terminal}…]"
 CLOSING_MARKS = "[\"'”’»)\\]]"
-LINE_PUNCTUATION = "[\\p{Sentence_Terminal}…\"'”’»]"
+LINE_PUNCTUATION = r"\p{Sentence_Terminal}"  # as datatrove's list; no quotes
 
 # Where a generator signs: the head of the file.
 GENERATED_HEAD_CHARACTERS = 1000

@@ -105,7 +105,7 @@ def slow_signals(text):
         "lorem_ipsum": text.lower().count("lorem ipsum"),
         "curly_brackets": text.count("{"),
         "line_punct_ratio": over(
-            sum(bool(regex.search(r"[\p{Sentence_Terminal}…\"'”’»]$", line)) for line in lines), len(lines)
+            sum(bool(regex.search(r"\p{Sentence_Terminal}$", line)) for line in lines), len(lines)
         ),
         "short_line_ratio": over(sum(len(line) <= 30 for line in lines), len(lines)),
         "char_dup_ratio": over(duplicate_line_characters, len(text.replace("\n", ""))),
