@@ -9,7 +9,7 @@ from stages.filter import Rule
 
 Reals = npt.NDArray[np.float64]
 
-BARS = 20
+BARS = 16
 OUTSIDE = 0.01  # share of the values that lies beyond the first and the last edge, at each end
 MANY = 40  # a count that goes further has bars that double in two steps
 
@@ -36,9 +36,9 @@ def edges_of(values: Reals, cut: float | None, is_count: bool) -> Reals:
 
 
 def _doubling(high: float) -> Reals:
-    """1, 2, 3, 4, 6, 8, 12 and so on, beyond `high`."""
+    """1, 2, 3, 4, 6, 8, 12 and so on, beyond `high`; beyond a thousand without 3, 6, 12."""
     powers = 2.0 ** np.arange(1, math.ceil(math.log2(high)) + 1)
-    return np.concatenate([[1.0], powers, powers * 1.5])
+    return np.concatenate([[1.0], powers, powers * 1.5] if high < 1000 else [[1.0], powers])
 
 
 def _even(low: float, high: float, is_count: bool) -> Reals:

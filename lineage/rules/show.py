@@ -77,8 +77,9 @@ def one_of(census: Census, name: str) -> Tally:
 
 def show_all(census: Census, decontaminates: bool, out: Console) -> None:
     """Write a line for each rule, and what they drop together."""
-    table = Table(title=title(census), title_justify="left", title_style="bold", box=box.SIMPLE)
-    for column in ("rule", "must be", "documents, by what is measured"):
+    table = Table(title=title(census), title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("rule", no_wrap=True)
+    for column in ("must be", "by what is measured"):
         table.add_column(column, overflow="fold")
     for column in ("break it", "share", unit_of(census), "no other"):
         table.add_column(column, justify="right")

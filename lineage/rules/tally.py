@@ -108,6 +108,11 @@ def volume(table: pl.DataFrame) -> Volume:
     return Volume(len(table), int(table["bytes"].sum()))
 
 
+def volume_of(sizes: np.ndarray, which: np.ndarray) -> Volume:
+    """Those documents of `sizes`, in bytes, that are meant."""
+    return Volume(int(np.count_nonzero(which)), int(sizes[which].sum()))
+
+
 def tokens_per_byte(root: Path, source: str) -> float | None:
     """What a byte of the source's text came to, as far as it was tokenized; None if it wasn't."""
     folder = root / TOKENIZE / source
@@ -143,8 +148,9 @@ def empty(rule: Rule, first: pl.DataFrame) -> Tally:
 def count(tally: Tally, table: pl.DataFrame, broken: np.ndarray, place: int, shard: int) -> None:
     """Add the documents of `table` to `tally`; `broken` (documents, rules) has its rule at `place`."""
     mine = broken[:, place]
-    tally.broken += volume(table.filter(mine))
-    tally.alone += volume(table.filter(mine & (broken.sum(axis=1) == 1)))
+    sizes = table["bytes"].to_numpy()
+    tally.broken += volume_of(sizes, mine)
+    tally.alone += volume_of(sizes, mine & (broken.sum(axis=1) == 1))
     rule = tally.rule
     values = table.select(value=rule.value)["value"]
     if rule.one_of is not None:
@@ -160,7 +166,7 @@ def count(tally: Tally, table: pl.DataFrame, broken: np.ndarray, place: int, sha
 
 def nearest(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """The samples nearest to the threshold; of equally near ones those of the smallest ids, which are in no order."""
-    return pl.concat(parts).sort("distance", "id").head(SAMPLES)
+    return pl.concat(parts).bottom_k(SAMPLES, by=["distance", "id"]).sort("distance", "id")
 
 
 def with_texts(shards: Sequence[Shard], samples: pl.DataFrame) -> list[dict[str, object]]:

@@ -17,6 +17,7 @@ from itertools import compress
 import numpy as np
 import polars as pl
 
+from stages.extract.joined import tokens_of
 from stages.extract.params import WordDefinition
 from stages.extract.spacy_words import spacy_words_of
 from stages.words import (
@@ -43,7 +44,7 @@ SHORT_LINE_CHARACTERS = 30  # Penedo et al. 2024, section 3.6
 BULLETS = "[•‣⁃◦∙▪*-]"
 SENTENCE_MARKS = r"[\p{Sentence_Terminal}…]"
 CLOSING_MARKS = "[\"'”’»)\\]]"
-LINE_PUNCTUATION = "[\\p{Sentence_Terminal}…\"'”’»]"
+LINE_PUNCTUATION = r"\p{Sentence_Terminal}"  # as datatrove's list; no quotes
 
 MEASURED_CHARACTERS = 1 << 21  # some 400,000 words, of which Gopher's rules allow 100,000
 
@@ -127,7 +128,7 @@ def _measure_batch(texts: list[str], definition: WordDefinition) -> pl.DataFrame
     lines, counts = lines_of(buffer), count_strings(heads) | sizes(texts)
     columns = {
         **counts,
-        **word_signals(buffer, words, counts),
+        **word_signals(buffer, words, counts, definition),
         **line_signals(buffer, lines),
         **paragraph_signals(buffer, lines),
         **repeated_ngrams(buffer, words),
@@ -161,6 +162,12 @@ def sizes(texts: list[str]) -> Columns:
     return {"characters": np.array([len(text) for text in texts], np.int64), "bytes": np.array(lengths, np.int64)}
 
 
+def characters_that(are: Bools, buffer: Buffer) -> Ints:
+    """How many characters of each text `are` so. Slice by slice, this is faster than any sum over the whole buffer."""
+    bounds = zip(buffer.starts.tolist(), buffer.ends.tolist(), strict=True)
+    return np.array([np.count_nonzero(are[start:end]) for start, end in bounds], np.int64)
+
+
 def count_strings(texts: list[str]) -> Columns:
     """What is counted by looking for fixed strings."""
     text = pl.col("text")
@@ -176,13 +183,17 @@ def count_strings(texts: list[str]) -> Columns:
     return {name: found[name].cast(pl.Int64).to_numpy() for name in found.columns}
 
 
-def word_signals(buffer: Buffer, words: Words, counts: Columns) -> Columns:
+def word_signals(buffer: Buffer, words: Words, counts: Columns, definition: WordDefinition) -> Columns:
     """Gopher's quality signals of words (Rae et al. 2021, A1.1)."""
     number = totals(words.is_word, words.bounds)
-    alphabetic = np.zeros(len(buffer.codes) + 1, np.int32)
-    np.cumsum(buffer.is_a(r"\p{Alphabetic}"), out=alphabetic[1:])
-    has_letter = words.is_word & (alphabetic[words.ends] > alphabetic[words.starts])
-    lettered = totals(has_letter, words.bounds)
+    is_letter = buffer.is_a(r"\p{Alphabetic}")
+    # A letter is part of a word, so none lies between one word or mark and the next.
+    has_letter = np.logical_or.reduceat(is_letter, words.starts) if len(words.starts) else words.is_word
+    lettered = totals(has_letter & words.is_word, words.bounds)
+    if definition == "spacy":
+        tokens, lettered_tokens = np.diff(words.bounds), totals(has_letter, words.bounds)
+    else:
+        tokens, lettered_tokens = tokens_of(buffer, words, has_letter)
     return {
         "words": number,
         "marks": totals(~words.is_word, words.bounds),
@@ -190,8 +201,8 @@ def word_signals(buffer: Buffer, words: Words, counts: Columns) -> Columns:
         "hash_to_word_ratio": ratio(counts["hashes"], number),
         "ellipsis_to_word_ratio": ratio(counts["ellipses"], number),
         "alphabetic_word_ratio": ratio(lettered, number),
-        "alphabetic_token_ratio": ratio(lettered, np.diff(words.bounds)),
-        "alphabetic_ratio": ratio(alphabetic[buffer.ends] - alphabetic[buffer.starts], buffer.ends - buffer.starts),
+        "alphabetic_token_ratio": ratio(lettered_tokens, tokens),
+        "alphabetic_ratio": ratio(characters_that(is_letter, buffer), buffer.ends - buffer.starts),
         "stop_words": distinct_stop_words(words),
     }
 
@@ -321,12 +332,12 @@ def layout_signals(buffer: Buffer, words: Words) -> Columns:
     lengths = np.diff(buffer.newlines) - 1
     bounds = np.append(np.searchsorted(buffer.newlines, buffer.starts - 1), len(lengths))
     number = np.diff(bounds)
-    letters = np.flatnonzero(buffer.is_a(r"[\p{Alphabetic}\p{Nd}]"))
+    alphanumeric = characters_that(buffer.is_a(r"[\p{Alphabetic}\p{Nd}]"), buffer)
     return {
         "list_ratio": ratio(number - 1, np.diff(words.bounds)),
         "max_line_length": np.maximum.reduceat(lengths, bounds[:-1]),
         "mean_line_length": ratio(totals(lengths, bounds), number),
-        "alphanumeric_ratio": ratio(per_text(letters, buffer), buffer.ends - buffer.starts),
+        "alphanumeric_ratio": ratio(alphanumeric, buffer.ends - buffer.starts),
     }
 
 

@@ -38,10 +38,10 @@ class LicenseRules(StageParams):
 class GopherRepetitionRules(StageParams):
     """How much of a document may repeat another part of it (Rae et al. 2021, table A1)."""
 
-    max_duplicate_line_ratio: Ratio = Field(0.30, ge=0, le=1)
     max_duplicate_paragraph_ratio: Ratio = Field(0.30, ge=0, le=1)
-    max_duplicate_line_character_ratio: Ratio = Field(0.20, ge=0, le=1)
     max_duplicate_paragraph_character_ratio: Ratio = Field(0.20, ge=0, le=1)
+    max_duplicate_line_ratio: Ratio = Field(0.30, ge=0, le=1)
+    max_duplicate_line_character_ratio: Ratio = Field(0.20, ge=0, le=1)
     max_top_2_gram_character_ratio: Ratio = Field(0.20, ge=0, le=1)
     max_top_3_gram_character_ratio: Ratio = Field(0.18, ge=0, le=1)
     max_top_4_gram_character_ratio: Ratio = Field(0.16, ge=0, le=1)

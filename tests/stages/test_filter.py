@@ -71,7 +71,7 @@ def decided(texts, params, **language):
         ("gopher_repetition", "\n".join([PROSE[:90], *words(40).split(), PROSE[:90]]),
          "max_duplicate_line_character_ratio"),
         ("gopher_repetition", "\n\n".join(["a\nbb" * 9, *[f"{n}\n{n}s" for n in words(6).split()], "a\nbb" * 9]),
-         "max_duplicate_line_ratio"),
+         "max_duplicate_paragraph_character_ratio"),
         ("gopher_repetition", " ".join(f"spam eggs {word}" for word in words(30).split()),
          "max_top_2_gram_character_ratio"),
         ("gopher_repetition", PROSE + " " + PROSE[:120], "max_duplicate_5_gram_character_ratio"),
