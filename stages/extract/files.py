@@ -85,7 +85,8 @@ def pieces_of(folder: Path, name: str, size: int, params: ExtractParams) -> list
     whole = Piece(name, None, size)
     if name.lower().endswith(ZIPS):
         try:
-            entries = zip_entries(path, size)
+            with path.open("rb") as file:
+                entries = zip_entries(file, size)
         except Exception as error:  # what zipfile raises on a broken directory is no closed list
             found = unreadable(error, None)
             return [whole._replace(refused=(found.rule, found.detail))]
@@ -233,14 +234,11 @@ def _read_file(path: Path, pieces: list[Piece], params: ExtractParams) -> Iterat
 
 def _members(path: Path, pieces: list[Piece], params: ExtractParams) -> Iterator[Stream]:
     """What opens the members of the archive at `path` that `pieces` are of."""
-    if path.name.lower().endswith(ZIPS):
-        return zip_members(path, (Entry(piece.member or "", piece.size, piece.refused) for piece in pieces))
-    return _tar(path, params)
-
-
-def _tar(path: Path, params: ExtractParams) -> Iterator[Stream]:
     with path.open("rb") as file:
-        yield from tar_members(file, path.name, partial(is_wanted_member, params=params))
+        if path.name.lower().endswith(ZIPS):
+            yield from zip_members(file, (Entry(piece.member or "", piece.size, piece.refused) for piece in pieces))
+        else:
+            yield from tar_members(file, path.name, partial(is_wanted_member, params=params))
 
 
 def _read_members(streams: Iterator[Stream], params: ExtractParams) -> Iterator[tuple[str | None, Found]]:
