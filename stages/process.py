@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import pickle
-import shlex
 import signal
 import subprocess
 import sys
@@ -128,8 +127,12 @@ def _cluster(where: str) -> Iterator[Any]:
         raise Refusal(f"PEDIGREE_DASK is {where!r}; give slurm:JOBS, as slurm:8, or the address of a scheduler")
     from dask_jobqueue import SLURMCluster
 
-    # What else Slurm wants to know (queue, account, memory, walltime) stands in Dask's own configuration.
-    with SLURMCluster(job_script_prologue=[f"cd {shlex.quote(str(Path.cwd()))}"]) as cluster:
+    # What else Slurm wants to know (cores, memory, queue, account, walltime) stands in Dask's own configuration.
+    try:
+        cluster = SLURMCluster(log_directory="logs/dask")
+    except ValueError as error:
+        raise Refusal(f"PEDIGREE_DASK is {where}, and {' '.join(str(error).split())} (docs/scale.md)") from None
+    with cluster:
         cluster.scale(jobs=int(jobs))
         yield cluster
 

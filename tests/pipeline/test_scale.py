@@ -116,6 +116,18 @@ def test_a_stage_that_is_killed_among_its_own_workers_is_done_by_the_next_run(do
     assert made(downloaded, workers=2) == expected
 
 
+@pytest.mark.long
+def test_a_cluster_that_slurm_gives_makes_the_same_bytes(downloaded, expected, slurm, monkeypatch):
+    for name, value in {**slurm.environment, "DASK_JOBQUEUE__SLURM__CORES": "1"}.items():
+        monkeypatch.setenv(name, value)
+    refused = downloaded.stage("extract", "scripts", dask="slurm:2")
+    monkeypatch.setenv("DASK_JOBQUEUE__SLURM__MEMORY", "400MB")
+
+    assert "PEDIGREE_DASK is slurm:2, and" in refused.stderr.splitlines()[-1]
+    assert made(downloaded, dask="slurm:2") == expected
+    assert slurm.ask("squeue", "-h", "-t", "running").split() == []
+
+
 def test_what_a_task_refuses_is_one_sentence(downloaded, cluster):
     shard = next((downloaded.folder / FOLDERS[0]).glob("signals-*.parquet"))
     shard.write_bytes(b"x" * shard.stat().st_size)
