@@ -8,7 +8,7 @@ UNLOCKED := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda
 
 IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup repro test test-long test-build check format verify bench bench-flows bench-train bench-lineage campaign lock clean
+.PHONY: help setup repro test test-long test-build check format verify bench bench-data bench-flows bench-train bench-lineage campaign lock clean
 
 help:  ## What can be made.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -48,8 +48,10 @@ format: setup  ## Mend what `make check` says of format and lint, where that can
 verify: setup  ## Build a second time, in a clean copy without a cache, and compare digests.
 	pedigree verify
 
-bench: setup  ## This program and its peers on the same work, in turn.
-	python -m benchmarks.rules
+bench: bench-data  ## This program and its peers on the same work, in turn.
+
+bench-data: setup  ## Rules, MinHash, tokens, languages, pages: beside datatrove and trafilatura.
+	python -m benchmarks.data
 
 bench-flows: setup  ## What a flow costs beyond DVC, and what it saves.
 	python -m benchmarks.flows

@@ -21,6 +21,11 @@ class Settings(StageParams):
     workers: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="processes of a data stage"
     )
+    dask: str = Field(
+        "",
+        description="where data stages run instead of on this machine's processes: the scheduler of a Dask cluster "
+        "(`tcp://HOST:8786`), or `slurm:JOBS` (docs/scale.md)",
+    )
     scratch: str = Field(
         "scratch",
         min_length=1,

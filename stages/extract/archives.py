@@ -13,7 +13,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import zstandard
@@ -161,7 +160,7 @@ def spooled(stream: IO[bytes]) -> tuple[IO[bytes], Exception | None]:
 # ---- zip ----------------------------------------------------------------------------------------------------
 
 
-def zip_entries(file: Path | IO[bytes], size: int) -> list[Entry]:
+def zip_entries(file: IO[bytes], size: int) -> list[Entry]:
     """The files in a zip archive of `size` bytes, in order of name.
 
     Raises:
@@ -186,7 +185,7 @@ def zip_entries(file: Path | IO[bytes], size: int) -> list[Entry]:
     return entries
 
 
-def zip_members(file: Path | IO[bytes], entries: Iterable[Entry]) -> Iterator[Stream]:
+def zip_members(file: IO[bytes], entries: Iterable[Entry]) -> Iterator[Stream]:
     """What opens each of `entries` of a zip archive."""
     with zipfile.ZipFile(file) as archive:
         for entry in entries:

@@ -69,7 +69,8 @@ class PartOfLines:
 def row_group_parts(path: Path, size: int, part_bytes: int) -> list[Sized]:
     """Row groups in a row, so many that they fill `part_bytes`. None of a file that can't be read."""
     try:
-        groups = list(_row_groups(pyarrow.parquet.read_metadata(path)))
+        with path.open("rb") as file:
+            groups = list(_row_groups(pyarrow.parquet.read_metadata(file)))
     except (pyarrow.ArrowException, OSError, ValueError):
         return []
     parts, begin, first, held, rows = [], 0, 0, 0, 0
