@@ -206,7 +206,7 @@ def ratio_of(section: str, own: list[dict[str, Any]], peer: list[dict[str, Any]]
         f"MB/s, peak {peaks[1]:5.0f} MB   ratio {took_peer / took:7.1f} (target {TARGETS[section]:g})",
         flush=True,
     )
-    return round(took_peer / took, 1)
+    return float(round(took_peer / took, 1))
 
 
 def say_parity(own: dict[str, list[list[str]]], peer: dict[str, list[str | None]], words: str) -> None:
