@@ -146,12 +146,15 @@ def _die_writing(at: int) -> None:
 
 
 def deaths(folder: Path, number: int, seed: int, settings: dict[str, str]) -> Sequence[Training]:
-    """So many trainings in `folder` that die at moments drawn from `seed`: every other one inside a write."""
+    """So many trainings in `folder` that die at moments drawn from `seed`: every other one inside a write.
+
+    They pause before each step, so that all of them together don't come to the end, however fast the machine is.
+    """
     draw = random.Random(seed)
     return [
-        Training(str(folder), settings=settings, dies_writing=draw.randrange(45))
+        Training(str(folder), settings=settings, pauses=0.15, dies_writing=draw.randrange(12))
         if index % 2
-        else Training(str(folder), settings=settings, dies_after=draw.uniform(0.1, 0.9))
+        else Training(str(folder), settings=settings, pauses=0.15, dies_after=draw.uniform(0.1, 0.9))
         for index in range(number)
     ]
 

@@ -142,18 +142,18 @@ def test_a_manifest_is_trusted_where_the_size_is_right_and_only_if_asked(project
 def test_a_whole_build_has_no_problem(attested, capsys):
     assert print_check(attested, None, as_json=False) == 0
     said = capsys.readouterr().out
-    assert "12 of 12 stages have a record (12 unsigned)" in said
+    assert "14 of 14 stages have a record (14 unsigned)" in said
     assert "the chain from the sources to the model is whole" in said
     assert print_check(attested, "HEAD", as_json=True) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["counts"] == {
-        "stages": 12, "records": 12, "unsigned": 12, "unseen": 12, "equal": 20, "absent": 0, "problems": 0,
+        "stages": 14, "records": 14, "unsigned": 14, "unseen": 14, "equal": 22, "absent": 0, "problems": 0,
     }  # fmt: skip
 
 
 def test_who_demands_signatures_has_a_sentence_for_each_record_without_one(attested, capsys):
     assert print_check(attested, None, as_json=False, signed=True) == 1
-    assert capsys.readouterr().out.count(".json is unsigned") == 12
+    assert capsys.readouterr().out.count(".json is unsigned") == 14
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_what_is_not_here_is_counted_and_not_called_broken(project, capsys, monk
 
     assert print_check(project, None, as_json=False) == 0
 
-    assert "19 outs are what their records say, 1 are not here and were not compared" in capsys.readouterr().out
+    assert "21 outs are what their records say, 1 are not here and were not compared" in capsys.readouterr().out
     (project / records_of(project, build_at(project))["pretrain"].path).unlink()
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
     monkeypatch.setattr("lineage.attestation.pieces._known", {})  # this process has read them before

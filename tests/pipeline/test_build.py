@@ -172,6 +172,7 @@ def test_a_new_source_adds_its_own_fingerprints_and_those_that_are_there_stay(co
         "download": {"kind": "files", "urls": ["corpus/words.jsonl"]}, "extract": {"format": "jsonl"}, "filter": {},
     })  # fmt: skip
     copy.set("mixture.words", 1)
+    copy.lock()
     before = {path: digest for path, digest in copy.outs().items() if path.startswith("data/fingerprint/")}
 
     stages = ran(copy.repro("dedup"))
