@@ -53,6 +53,8 @@ def train(project: Project, *trainings: Training) -> list[list[int]]:
 
 def main() -> None:
     """Run the plan on stdin."""
+    import transformers.models.llama.modeling_llama  # noqa: F401 -- or each fork would load it
+
     import stages.pretrain.__main__ as pretrain
     from infra.ports import free_port
 

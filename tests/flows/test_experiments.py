@@ -171,6 +171,7 @@ def test_what_a_killed_sweep_left_is_removed_when_its_children_are_gone(committe
     assert seen == [False]
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_killed_takes_its_stages_with_it_and_the_next_one_runs(committed):
     committed.fate("alone", "hang")
     commit(committed.root)

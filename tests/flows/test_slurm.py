@@ -305,6 +305,7 @@ def test_a_stage_on_two_nodes_has_a_launcher_on_each_and_they_meet(cluster, stor
     assert "Running stage 'alone'" in (stored.root / "logs/alone.log").read_text()  # through the store
 
 
+@pytest.mark.long
 def test_a_training_that_loses_its_node_goes_on_elsewhere_and_comes_home(cluster, stored, s3, tmp_path, pool):
     stored.fate("alone", "train")
     place_on(stored, cluster, tmp_path, s3, partition="main", constraint="one|two")

@@ -188,6 +188,7 @@ def test_a_second_build_with_other_workers_is_the_same_byte_for_byte(built, proj
     assert project.outs() == built.outs()
 
 
+@pytest.mark.long
 def test_a_build_killed_at_random_moments_ends_the_same(built, project):
     draw = random.Random(3)
     for _ in range(3):
@@ -317,6 +318,7 @@ runpy.run_module("stages.pretrain", run_name="__main__")
 """
 
 
+@pytest.mark.long
 def test_processes_that_share_no_disk_stop_together_and_go_on_from_the_checkpoint_of_the_first(untrained):
     (untrained.folder / "ranks.py").write_text(RANKS)
     untrained.set("pretrain.tokens", 8 * 256)

@@ -238,9 +238,11 @@ def digests(project: Project, numerics: str, processors: Sequence[dict[str, str]
     return found
 
 
+@pytest.mark.long
 def test_portable_numerics_dont_depend_on_what_the_processor_could_do(built):
     assert len(digests(built, "portable", PROCESSORS)) == 1
 
 
+@pytest.mark.long
 def test_fast_numerics_do(built):
     assert len(digests(built, "fast", PROCESSORS[:2])) > 1
