@@ -31,6 +31,9 @@ from servers.prefect_server import PrefectServer, end, start_worker, wait_for
 from tiny import PARAMS, ROOT
 from webhook import Listening, listening
 
+from flows.lock import write_lock
+from stages.locked import Locked, entry
+
 pytestmark = pytest.mark.long
 
 WAIT_SECONDS = 240.0  # for what takes seconds when the machine is idle
@@ -149,6 +152,8 @@ def make_project(root: Path, environment: dict[str, str]) -> None:
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}, sort_keys=False))
     params = {**PARAMS, "pretrain": {**PARAMS["pretrain"], "seed": 0}}
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    nothing = entry(Locked(kind="files", files=()))  # nobody downloads them here
+    write_lock(root, dict.fromkeys(PARAMS["sources"], nothing))
     (root / "requirements.lock").write_text("".join(f"{name}=={version(name)}\n" for name in ("dvc", "pydantic")))
     (root / ".gitignore").write_text("/out/\n/metrics/\n/logs/\n/scratch/\n/worker.log\n__pycache__/\n")
     (root / ".dvcignore").write_text("__pycache__/\n")
