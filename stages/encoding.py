@@ -24,7 +24,7 @@ from stages.tokens import ALPHABET
 
 # How GPT-2 cuts text (Radford et al. 2019), which Hugging Face calls ByteLevel; as tiktoken's authors write it.
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-CHECKED = 64  # one text in so many is encoded by both
+CHECKED = 128  # one text in so many is encoded by both
 
 Tokens = NDArray[np.uint32]
 
@@ -55,7 +55,7 @@ class Encoder:
 
     def _fast(self, twin: tiktoken.Encoding, text: str) -> Tokens:
         try:
-            return twin.encode_to_numpy(text, disallowed_special=())
+            return np.array(twin.encode_ordinary(text), np.uint32)  # faster than encode_to_numpy
         except ValueError:  # its expression has no stack left, at the thousandth blank in a row
             return self._surely([text])[0]
 
