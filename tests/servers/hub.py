@@ -1,7 +1,6 @@
 """A stand-in for the hub's HTTP interface: datasets with commits, their trees, and their files by range."""
 
 import json
-import threading
 from collections.abc import Iterator
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from serving import serving
 
 
 class Hub(ThreadingHTTPServer):
@@ -132,9 +132,5 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     """A hub without commits."""
-    with Hub() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Hub()) as server:
         yield server
-        server.shutdown()
-        thread.join()

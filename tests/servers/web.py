@@ -1,13 +1,13 @@
 """A web server of files for the tests, which fails on demand."""
 
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from serving import serving
 
 
 class WebServer(ThreadingHTTPServer):
@@ -79,9 +79,5 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def web() -> Iterator[WebServer]:
     """A web server without files."""
-    with WebServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(WebServer()) as server:
         yield server
-        server.shutdown()
-        thread.join()
