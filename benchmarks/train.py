@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 from stages.documents import source_folders
 from stages.params import load_mixture, load_params, parse_params
 from stages.pretrain import checkpoint, memory
-from stages.pretrain.model import build_config, build_model
+from stages.pretrain.model import build_config, build_model, compiles_here
 from stages.pretrain.optimizer import rate_factor
 from stages.pretrain.parallel import start_accelerate
 from stages.pretrain.params import PretrainParams
@@ -65,6 +65,11 @@ def ours(params: PretrainParams) -> Iterator[None]:
         numbers = range(first, first + params.samples_per_step)
         trainer.steps.append(trainer.train_step(numbers, params.samples_per_step))
         yield
+
+
+def compiled(params: PretrainParams) -> Iterator[None]:
+    """A step of this program with compiled layers, which need a C++ compiler."""
+    return ours(params.model_copy(update={"compile": True}))
 
 
 def peer_model(params: PretrainParams) -> torch.nn.Module:
@@ -165,16 +170,17 @@ def take_turns(side: str) -> None:
     if side == "trainer":
         with_trainer(params, turns)
         return
-    for _ in {"ours": ours, "handwritten": handwritten}[side](params):
+    for _ in {"ours": ours, "compiled": compiled, "handwritten": handwritten}[side](params):
         next(turns)
 
 
 def compare() -> dict[str, list[float]]:
     """The seconds of each side's turns."""
     command = [sys.executable, "-m", "benchmarks.train", "--side"]
+    names = ("ours", *["compiled"] * compiles_here(), "handwritten", "trainer")
     sides = {
         side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for side in ("ours", "handwritten", "trainer")
+        for side in names
     }
     took: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(ROUNDS + 1):

@@ -81,12 +81,17 @@ def prepare_layers(model: nn.Module, params: PretrainParams, recomputed: bool) -
     if params.precision == "fp8":
         convert_model_to_fp8_ao(model)
     if params.compile:
-        if not torch.cuda.is_available() and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        if not compiles_here():
             raise Refusal(
                 "params.yaml: pretrain.compile needs a C++ compiler, such as g++; install one, or set it to false"
             )
         for layer in layers(model):
             layer.compile(dynamic=False)
+
+
+def compiles_here() -> bool:
+    """Whether there is what torch.compile needs: a GPU, or a C++ compiler."""
+    return torch.cuda.is_available() or any(map(shutil.which, ("c++", "g++", "clang++")))
 
 
 def layers(model: nn.Module) -> nn.ModuleList:
