@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import doctor
-from flows.doctor import diagnose, show
+from flows.doctor import diagnose, show, surroundings
 
 HEALTHY = {
     "stages": {
@@ -218,7 +217,7 @@ def test_a_place_that_cannot_be_written_to_is_found(sick, monkeypatch):
 def test_a_disk_with_room_for_the_last_build_is_none(sick, monkeypatch):
     sick.write("dvc.lock", lock_with(10**9, 2))
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage(10**12, 0, 3 * 10**9))
+    monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda path: usage(10**12, 0, 3 * 10**9))
 
     assert not [each for each in diagnose() if each.level == "error"]
 
@@ -276,7 +275,7 @@ def test_scratch_on_a_store_that_is_not_s3_is_found(sick, monkeypatch):
 def test_a_remote_that_keeps_silent_is_not_waited_for(sick, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setattr(doctor, "REMOTE_SECONDS", 0.5)
+    monkeypatch.setattr(surroundings, "REMOTE_SECONDS", 0.5)
     sick.remote("s3://pedigree/dvc", default="r")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
