@@ -20,7 +20,7 @@ Pair = tuple[str, str]  # context, continuation
 
 
 class TaskParams(StageParams):
-    """A task: items in a file, and how they are read. Each item is asked without examples before it."""
+    """A task: items in a file, and how they are read and asked."""
 
     name: str = Field(pattern=r"^[\w.-]+$", description="of its score, among those of other tasks")
     data: str = Field(min_length=1, description="the file of its items, JSON lines, from the project's folder")
@@ -32,6 +32,9 @@ class TaskParams(StageParams):
         None, description="instead of a layout: a task of lm-evaluation-harness in YAML, which scores the base model"
     )
     definition_sha256: str | None = Field(None, pattern=SHA256, description="of the definition: another one is refused")
+    shots: int = Field(
+        0, ge=0, description="examples before each item: the first ones of the file, but for the item itself"
+    )
     group: str | None = Field(None, description="tasks of one group count as one in the mean; null: it counts alone")
     chance: float | None = Field(
         None, ge=0, lt=1, description="what guessing scores; null: one in the number of choices, 0 without choices"
@@ -43,6 +46,11 @@ class TaskParams(StageParams):
             raise ValueError(f"task {self.name} needs a layout or a definition, and not both")
         if (self.definition is None) != (self.definition_sha256 is None):
             raise ValueError(f"task {self.name}: definition and definition_sha256 come together")
+        if self.shots and self.layout not in ("multiple_choice", "schema", "language_modeling"):
+            raise ValueError(
+                f"task {self.name} has shots, which go with questions and answers; leave them out of minimal_pairs, "
+                f"and give a definition its own num_fewshot"
+            )
         return self
 
 

@@ -5,6 +5,7 @@ params.yaml, files of items  ->  sheets  ->  answers of a model  ->  sections of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def prepare(params: EvaluateParams, tokenizer: Tokenizer, separator: int, mask: 
     """The sheet of each task that has a layout.
 
     Raises:
-        Refusal: as read_items and encode; or if a masked model can't be asked.
+        Refusal: as read_items, examples and encode; or if a masked model can't be asked.
     """
     unfit = [task.name for task in params.tasks if task.definition or task.layout == "language_modeling"]
     if mask is not None and (unfit or params.harness):
@@ -66,11 +67,34 @@ def prepare(params: EvaluateParams, tokenizer: Tokenizer, separator: int, mask: 
     for task in params.tasks:
         if task.layout is not None:
             items = read_items(task)
-            pairs = [pair for item in items for pair in item.candidates]
+            before = examples(task, items)
+            pairs = [
+                (begin + context, continuation)
+                for begin, item in zip(before, items, strict=True)
+                for context, continuation in item.candidates
+            ]
             requests = iter(encode(tokenizer, separator, pairs, params.sequence_length))
             questions = tuple((item, tuple(next(requests) for _ in item.candidates)) for item in items)
             sheets.append(Sheet(task, questions))
     return sheets
+
+
+def examples(task: TaskParams, items: Sequence[Item]) -> list[str]:
+    """What stands before each of `items`: answered ones of the same file, as lm-evaluation-harness writes them.
+
+    Raises:
+        Refusal: if there are too few.
+    """
+    before = []
+    for item in items if task.shots else ():
+        shown = list(islice((other.text for other in items if other != item), task.shots))
+        if len(shown) < task.shots:
+            raise Refusal(
+                f"params.yaml, evaluate.tasks: {task.name}: shots is {task.shots}, and an item of {task.data} has only "
+                f"{len(shown)} others; lower it"
+            )
+        before.append("".join(f"{text}\n\n" for text in shown))
+    return before or [""] * len(items)
 
 
 def asked_of_harness(params: EvaluateParams, sheets: Sequence[Sheet]) -> list[TaskParams]:

@@ -50,6 +50,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "output_type": "loglikelihood",
         "doc_to_text": "context",
         "doc_to_target": " {{continuation}}",
+        "target_delimiter": "",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     },
 }
@@ -112,6 +113,8 @@ def harness_task(task: TaskParams) -> dict[str, Any]:
     if reader is None:
         raise Refusal(f"params.yaml, {where}: {task.data} must end in one of {', '.join(READERS)}")
     config = LAYOUTS[task.layout] if task.layout else _definition(task, where)
+    if task.shots:
+        config = {**config, "num_fewshot": task.shots, "fewshot_config": {"sampler": "first_n"}}
     few = {"fewshot_split": "test"} if config.get("num_fewshot") else {}
     return {
         "num_fewshot": 0,

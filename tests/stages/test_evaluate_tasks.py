@@ -14,7 +14,7 @@ from tiny import prose
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from stages.evaluate.exam import Sheet, prepare, sections
+from stages.evaluate.exam import Sheet, examples, prepare, sections
 from stages.evaluate.harness import harness_scores, harness_task
 from stages.evaluate.likelihood import Likelihoods, alike, encode, log_likelihoods, pseudo_log_likelihoods
 from stages.evaluate.params import EvaluateParams
@@ -60,7 +60,7 @@ def write_rows(path, rows):
 def task(folder, layout, rows=None, **values):
     path = folder / f"{layout}.jsonl"
     sha256 = write_rows(path, ROWS[layout] if rows is None else rows)
-    return TaskParams(name=layout, layout=layout, data=str(path), sha256=sha256, **values)
+    return TaskParams(**{"name": layout, **values}, layout=layout, data=str(path), sha256=sha256)
 
 
 DEFINITION = """
@@ -127,7 +127,8 @@ def tokenizer(folder):
 def asked(folder, tmp_path_factory):
     """A task of each layout, one that has a definition, and what the harness says of all of them."""
     files = tmp_path_factory.mktemp("tasks")
-    tasks = [*(task(files, layout) for layout in ROWS), defined(files)]
+    shown = [task(files, layout, name=f"{layout}_shown", shots=2 - (layout == "schema")) for layout in list(ROWS)[1:]]
+    tasks = [*(task(files, layout) for layout in ROWS), *shown, defined(files)]
     return tasks, harness_scores(folder, tasks, LENGTH, 1)
 
 
@@ -237,6 +238,21 @@ def test_the_best_candidate_is_the_answer(lengths, gold, nats, is_greedy, wanted
     answers = right([before, item], Likelihoods(np.array([-1.0, -2.0, *nats]), np.array([False, False, *is_greedy])))
 
     assert answers.tolist() == [True, wanted]
+
+
+def test_examples_are_the_first_answered_items_but_for_the_item_itself(tmp_path):
+    asked = task(tmp_path, "language_modeling", shots=1)
+    first, second = (
+        "The old river of the stone crossed that letter, " * 2 + "and it had to be\n\n",
+        "and it had to be\n\n",
+    )
+
+    assert examples(asked, read_items(asked)) == [second, first, first]
+    assert examples(asked.model_copy(update={"shots": 0}), read_items(asked)) == ["", "", ""]
+    with pytest.raises(Refusal, match=r"language_modeling: shots is 3, and an item of .* has only 2 others"):
+        examples(asked.model_copy(update={"shots": 3}), read_items(asked))
+    with pytest.raises(ValueError, match="has shots, which go with questions and answers"):
+        task(tmp_path, "minimal_pairs", shots=1)
 
 
 @pytest.mark.parametrize(
