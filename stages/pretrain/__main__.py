@@ -22,7 +22,7 @@ from stages.order import WORTHWHILE_EPOCHS
 from stages.params import load_mixture, load_params, read_params
 from stages.pretrain import checkpoint, guard, memory, numerics
 from stages.pretrain.averaging import average
-from stages.pretrain.card import write_card
+from stages.pretrain.card import read_facts, write_card
 from stages.pretrain.curve import smooth, write_curve
 from stages.pretrain.fitting import largest_that_fits
 from stages.pretrain.launch import COME_AGAIN, is_launched, launch, told
@@ -192,7 +192,8 @@ def write_outs(trainer: Trainer, scratch: Path, weights: dict[str, Tensor], toke
         "epochs": {name: round(epochs, 4) for name, epochs in trainer.epochs().items()},
     }
     write_json(Path("metrics/pretrain.json"), metrics)
-    write_card(base, tokens, trainer.order, params, metrics, [checkpoint.step_of(folder.name) for folder in averaged])
+    steps = [checkpoint.step_of(folder.name) for folder in averaged]
+    write_card(base, read_facts(base, tokens, trainer.order, params, metrics, steps))
     write_curve(trainer.steps, params.tokens_per_step, Path("plots/loss.csv"))
     log.info("pretrain: %d tokens, loss %.3f, in %s", seen, loss, base)
 

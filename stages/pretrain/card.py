@@ -46,21 +46,10 @@ class Facts:
     averaged: Sequence[int] = ()  # the steps whose weights the model's are the mean of
 
 
-def write_card(
-    base: Path,
-    tokens: Path,
-    order: Order,
-    params: PretrainParams,
-    metrics: Mapping[str, Any],
-    averaged: Sequence[int] = (),
-) -> None:
-    """Write the card of the finished model in `base`, which was trained on the shards in the folders of `tokens`.
-
-    Args:
-        averaged: the steps whose weights the model's are the mean of; none if it has the last ones.
-    """
+def write_card(base: Path, facts: Facts) -> None:
+    """Write the card of the finished model in `base`."""
     partial = base / f".{NAME}.partial"
-    partial.write_text(card(read_facts(base, tokens, order, params, metrics, averaged)), encoding="utf-8")
+    partial.write_text(card(facts), encoding="utf-8")
     publish(partial, base / NAME)
 
 
@@ -72,7 +61,11 @@ def read_facts(
     metrics: Mapping[str, Any],
     averaged: Sequence[int] = (),
 ) -> Facts:
-    """What the card is made of."""
+    """What the card says of the finished model in `base`, which was trained on the shards in the folders of `tokens`.
+
+    Args:
+        averaged: the steps whose weights the model's are the mean of; none if it has the last ones.
+    """
     return Facts(
         params, metrics,
         config=json.loads((base / "config.json").read_text(encoding="utf-8")),

@@ -66,6 +66,11 @@ def publish_folder(folder: Path, write: Callable[[Path], None]) -> None:
     write(partial)
     for path in partial.iterdir():
         _sync(path)
+    _rename(partial, folder)
+
+
+def _rename(partial: Path, folder: Path) -> None:
+    """Give `partial`, whose files are on disk, the name `folder`, also in the face of a power cut."""
     _sync(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -147,10 +152,7 @@ def _join_shares(folder: Path, state: State) -> None:
     write_json(partial / MANIFEST, {"counts": {"steps": state.step}, "shards": shards})
     for note in notes:
         note.unlink()
-    _sync(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    _sync(folder.parent)
+    _rename(partial, folder)
 
 
 def _note(partial: Path, number: int) -> Path:

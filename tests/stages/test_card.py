@@ -101,7 +101,7 @@ def test_the_card_in_a_folder_is_of_what_lies_there_and_of_nothing_else(tmp_path
         manifest = {"counts": {"documents": source.documents, "tokens": source.tokens}, "shards": []}
         (tokens / name / "manifest.json").write_text(json.dumps(manifest))
 
-    write_card(base, tokens, FACTS.order, PARAMS, METRICS)
+    write_card(base, read_facts(base, tokens, FACTS.order, PARAMS, METRICS))
 
     text = (base / "README.md").read_text(encoding="utf-8")
     assert text == card(read_facts(base, tokens, FACTS.order, PARAMS, METRICS))
