@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from stages.documents import write_json
-from stages.params import Refusal, StageParams, load_mixture, load_params, read_params
+from stages.mixture import load_mixture
+from stages.params import Refusal, StageParams, load_params, read_params
 from stages.process import log, run
 
 ROOT = Path(__file__).parents[1]
