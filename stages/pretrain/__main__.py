@@ -39,7 +39,7 @@ from stages.pretrain.state import whole_weights
 from stages.pretrain.streaming import tokens_folder
 from stages.pretrain.trackers import trackable
 from stages.pretrain.trainer import TOKENIZER, Trainer
-from stages.pretrain.trunk import Trunk, trunk_step, without_budget
+from stages.pretrain.trunk import Trunk, trunk_sections, trunk_step
 from stages.pretrain.watchdog import Watchdog
 from stages.process import log, run
 from stages.settings import settings
@@ -65,9 +65,8 @@ def main() -> None:
     with held(scratch) if accelerator.is_main_process else nullcontext() as remote:
         accelerator.init_trackers("pedigree", trackable(params))
         trainer = Trainer(params, mixture, accelerator, tokens)
-        # By the shares, not the mixture: where a source is in epochs, they may depend on the budget.
-        shared = {"pretrain": without_budget(sections["pretrain"]), "mixture": trainer.order.mixture}
-        trunk = Trunk(settings().scratch_folder / "trunks" / fingerprint(shared, tokens), trunk_step(params))
+        shared = fingerprint(trunk_sections(sections["pretrain"], trainer.order), tokens)
+        trunk = Trunk(settings().scratch_folder / "trunks" / shared, trunk_step(params))
         try:
             train(trainer, scratch, trunk, remote)
         except StoreAway as error:

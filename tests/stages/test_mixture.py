@@ -10,6 +10,7 @@ import yaml
 from stages.mixture import Epochs, load_mixture, parse_mixture, shares
 from stages.params import Refusal, parse_params
 from stages.pretrain.params import PretrainParams
+from stages.pretrain.trunk import trunk_sections
 
 PRETRAIN: dict[str, Any] = {
     "model": {"model_type": "llama"},
@@ -163,6 +164,21 @@ def test_epochs_are_refused_by_the_tokens_until_the_first_phase():
 
     with pytest.raises(Refusal, match=r"wiki 640 tokens leave nothing of the 512 of pretrain.phases.0.after_tokens"):
         pretrain(phases=phases).sample_order(mixed(wiki=(2,), web=1), {"wiki": 40, "web": 1000})
+
+
+@pytest.mark.parametrize(
+    ("mixture", "alike"),
+    [(mixed(wiki=2, web=1), True), (mixed(wiki=(3,), web=(1,)), True), (mixed(wiki=(2,), web=1), False)],
+)
+def test_budgets_share_a_trunk_if_they_share_the_order_of_the_samples(mixture, alike):
+    budgets = [pretrain(tokens=8 * 64 * blocks) for blocks in (10, 20)]
+    orders = [params.sample_order(mixture, {"wiki": 40, "web": 200}) for params in budgets]
+
+    sections = [trunk_sections(params.model_dump(), order) for params, order in zip(budgets, orders, strict=True)]
+
+    assert (sections[0] == sections[1]) is alike
+    first, second = ([order.sample(number) for number in range(64)] for order in orders)
+    assert (first == second) is alike
 
 
 @pytest.mark.parametrize("seed", range(20))
