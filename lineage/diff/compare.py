@@ -82,7 +82,7 @@ def difference(root: Path, first: Build, second: Build) -> Difference:
     found.files = changed_files(root, first, second, found.code)
     found.again = ran_again(first, second)
     found.sources = list(source_changes(first, second))
-    found.mixture = _known(found, lambda: _mixture(first, second), {})
+    found.mixture = _known(found, lambda: mixture_changes(first, second), {})
     with objects(root) as shelf:
         _documents(found, shelf)
         _results(found, shelf)
@@ -158,7 +158,12 @@ def differences_or_none(old: Mapping[str, T], new: Mapping[str, T]) -> dict[str,
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _mixture(first: Build, second: Build) -> dict[str, tuple[Given | None, Given | None]]:
+def mixture_changes(first: Build, second: Build) -> dict[str, tuple[Given | None, Given | None]]:
+    """What the sources that don't give the same to both trainings gave.
+
+    Raises:
+        Refusal: if one is neither a weight nor epochs.
+    """
     old, new = (dict(_given(build)) for build in (first, second))
     return differences_or_none(old, new)
 
