@@ -31,7 +31,9 @@ def load_mixture(path: Path = PARAMS_FILE) -> dict[str, float | Epochs]:
     given, names = read_params(path).get("mixture"), source_names(path)
     if not isinstance(given, dict) or set(given) != set(names):
         found = sorted(map(str, given)) if isinstance(given, dict) else given
-        raise Refusal(f"{path}: mixture must give each of the sources {sorted(names)} a weight, it has {found}")
+        raise Refusal(
+            f"{path}: mixture must give each of the sources {sorted(names)} a weight or epochs, it has {found}"
+        )
     return parse_mixture(given, str(path))
 
 
