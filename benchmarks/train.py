@@ -29,7 +29,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from stages.documents import source_folders
-from stages.params import load_mixture, load_params, parse_params
+from stages.mixture import load_mixture
+from stages.params import load_params, parse_params
 from stages.pretrain import checkpoint, memory
 from stages.pretrain.model import build_config, build_model, compiles_here
 from stages.pretrain.optimizer import rate_factor

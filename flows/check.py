@@ -9,7 +9,8 @@ from typing import Any
 from flows.lock import unlocked
 from flows.places.settings import read_places
 from flows.settings import flow_settings
-from stages.params import Refusal, load_mixture, load_params, read_params, source_names
+from stages.mixture import load_mixture
+from stages.params import Refusal, load_params, read_params, source_names
 from stages.settings import settings
 
 # By name, not by import: none of them is loaded before it is asked, and a flow doesn't depend on stages.

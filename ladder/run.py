@@ -19,13 +19,17 @@ from typing import Any
 
 import yaml
 
-from stages.documents import write_json
-from stages.params import Refusal, StageParams, load_mixture, load_params, read_params
+from stages.documents import read_manifest, write_json
+from stages.mixture import in_epochs, load_mixture
+from stages.order import count_windows
+from stages.params import Refusal, StageParams, load_params, read_params
+from stages.pretrain.params import PretrainParams
 from stages.process import log, run
 
 ROOT = Path(__file__).parents[1]
 LADDER = ROOT / "ladder"
 LINKS = ("data", "models/tokenizer")
+TOKENS = Path("data/tokenize")
 
 
 class RunParams(StageParams):
@@ -50,6 +54,20 @@ def params_of(whole: dict[str, Any], own: RunParams) -> dict[str, Any]:
     pretrain = whole["pretrain"]
     changed = {"model": {**pretrain["model"], **own.model}, "tokens": own.tokens, "checkpoint_steps": None}
     return {**whole, "pretrain": {**pretrain, **changed}}
+
+
+def mixture_of(root: Path) -> dict[str, Any]:
+    """The mixture of the build in `root`, with epochs as the shares that they come to there.
+
+    With its own budget a run would turn the same epochs into other shares: it would be trained on other text.
+    """
+    path = root / "params.yaml"
+    mixture, pretrain = load_mixture(path), load_params(PretrainParams, "pretrain", path)
+    windows = {
+        name: count_windows(read_manifest(root / TOKENS / name)["counts"]["tokens"], pretrain.sequence_length)
+        for name in in_epochs(mixture)
+    }
+    return pretrain.mixture_shares(mixture, windows) if windows else read_params(path)["mixture"]
 
 
 def train(folder: Path) -> None:
@@ -78,7 +96,6 @@ def bits_per_byte() -> float:
     from stages.evaluate.held_out import held_out, per_byte
     from stages.evaluate.params import EvaluateParams
     from stages.evaluate.score import causal_nats
-    from stages.pretrain.params import PretrainParams
     from stages.tokens import load_tokenizer
 
     pretrain, params = load_params(PretrainParams, "pretrain"), load_params(EvaluateParams, "evaluate")
@@ -103,7 +120,8 @@ def main() -> None:
     name = parser.parse_args().run
     own = load_params(RunParams, f"runs.{name}", LADDER / "params.yaml")
     folder = LADDER / "scratch" / name
-    lay_out(folder, params_of(read_params(ROOT / "params.yaml"), own))
+    whole = {**read_params(ROOT / "params.yaml"), "mixture": mixture_of(ROOT)}
+    lay_out(folder, params_of(whole, own))
     with chdir(folder):
         train(folder)
         trained = json.loads(Path("metrics/pretrain.json").read_text(encoding="utf-8"))

@@ -18,13 +18,14 @@ from lineage.checkout import files_of
 from lineage.documents import TOKENIZE, sources
 from lineage.history import LOCK, Build, Stage, text_at
 from lineage.steps import Plan
-from stages import order
+from stages import mixture, order
 from stages.documents import read_manifest
-from stages.order import Order, count_windows
+from stages.mixture import Mixture, parse_mixture
+from stages.order import count_windows
 from stages.params import Refusal, parse_params
 from stages.pretrain.params import PretrainParams
 
-PRETRAIN, CHECKPOINTS, ORDER = "pretrain", "models/checkpoints", "stages/order.py"
+PRETRAIN, CHECKPOINTS = "pretrain", "models/checkpoints"
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ def plan_of(root: Path, build: Build, folder: Path) -> Plan:
     check_order(root, build, stage)
     check_tokens(root, build, stage)
     params = parse_params(PretrainParams, stage.params.get(PRETRAIN), f"{LOCK} of {build.title}: {PRETRAIN}")
-    mixture = mixture_of(build, stage.params.get("mixture"), folder)
-    windows = {name: count_windows(stream_of(folder, name)[-1].end, params.sequence_length) for name in mixture}
+    given = mixture_of(build, stage.params.get("mixture"), folder)
+    windows = {name: count_windows(stream_of(folder, name)[-1].end, params.sequence_length) for name in given}
     return Plan(
-        Order(params.seed, params.block_samples, windows, mixture, params.order_phases(mixture)),
+        params.sample_order(given, windows),
         params.sequence_length,
         params.samples_per_step,
         params.steps,
@@ -61,22 +62,27 @@ def plan_of(root: Path, build: Build, folder: Path) -> Plan:
 
 
 def check_order(root: Path, build: Build, stage: Stage) -> None:
-    """Refuse a build that was trained in another order than this version's.
+    """Refuse a build that was trained in another order than this version's, or with epochs that were other shares.
 
     Comments and docstrings may differ.
 
     Raises:
         Refusal: if its order is another, or isn't known any more.
     """
-    own, dep = Path(order.__file__).read_text(encoding="utf-8"), stage.deps.get(ORDER)
-    if dep is None or digest_of(own) == dep.md5:
-        return
-    theirs = text_at(root, build, ORDER)
-    if theirs is None or digest_of(theirs) != dep.md5 or instructions(theirs) != instructions(own):
-        raise Refusal(
-            f"{build.title} was trained with another {ORDER} than this version's, so its steps can't be computed here; "
-            f"ask with the version of Pedigree that trained it"
-        )
+    given = stage.params.get("mixture")
+    in_epochs = isinstance(given, Mapping) and any(isinstance(entry, Mapping) for entry in given.values())
+    for module in (order, mixture) if in_epochs else (order,):
+        path = Path(str(module.__file__))
+        name, own = f"stages/{path.name}", path.read_text(encoding="utf-8")
+        dep = stage.deps.get(name)
+        if dep is None or digest_of(own) == dep.md5:
+            continue
+        theirs = text_at(root, build, name)
+        if theirs is None or digest_of(theirs) != dep.md5 or instructions(theirs) != instructions(own):
+            raise Refusal(
+                f"{build.title} was trained with another {name} than this version's, so its steps can't be computed "
+                f"here; ask with the version of Pedigree that trained it"
+            )
 
 
 def check_tokens(root: Path, build: Build, stage: Stage) -> None:
@@ -117,21 +123,20 @@ def instructions(code: str) -> str:
     return ast.dump(tree)
 
 
-def mixture_of(build: Build, weights: Any, folder: Path) -> dict[str, float]:
-    """The share of each source, by name.
+def mixture_of(build: Build, given: Any, folder: Path) -> Mixture:
+    """What each source gave, by name.
 
     Raises:
         Refusal: if the build has no mixture, or a source of it has no token shards any more.
     """
-    if not isinstance(weights, Mapping):
+    if not isinstance(given, Mapping):
         raise Refusal(f"{LOCK} of {build.title} has no mixture: its sample order is unknown")
-    if gone := sorted(set(weights) - set(sources(folder, TOKENIZE))):
+    if gone := sorted(set(given) - set(sources(folder, TOKENIZE))):
         raise Refusal(
             f"{TOKENIZE} hasn't the sources that {LOCK} of {build.title} was trained on: {', '.join(gone)} is missing; "
             f"run `dvc repro`, or ask for a commit: --at HEAD"
         )
-    total = sum(weights.values())
-    return {name: weights[name] / total for name in sorted(weights)}
+    return parse_mixture(given, f"{LOCK} of {build.title}")
 
 
 def stream_of(folder: Path, source: str) -> list[TokenShard]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.documents import read_manifest
+from stages.mixture import Mixture, in_epochs
 from stages.order import Stretch, count_windows, stretches
 from stages.pretrain.params import PretrainParams
 
@@ -16,31 +17,46 @@ class Portion:
     """One source. What isn't counted yet is None."""
 
     source: str
-    share: float  # of the training tokens
-    drawn_tokens: int  # that the training will take
+    share: float | None  # of the training tokens
+    drawn_tokens: int | None  # that the training will take
     documents: int | None  # that it has
     tokens: int | None  # that it has
     epochs: float | None  # how often it is seen
 
 
-def portions(params: PretrainParams, mixture: Mapping[str, float], root: Path | None) -> list[Portion]:
+def portions(params: PretrainParams, mixture: Mixture, root: Path | None) -> list[Portion]:
     """What each source gives, with what the token shards in `root` hold; no `root`: nothing is counted.
 
-    Drawn are whole samples, in each block of the order the largest remainders (stages/order.py).
+    Drawn are whole samples, in each block of the order the largest remainders (stages/order.py). Before the sources in
+    epochs are counted, no share is known.
+
+    Raises:
+        Refusal: if the epochs leave nothing for the weights, or a share is less than one sample of a block.
     """
-    parts = stretches(params.block_samples, mixture, params.order_phases(mixture))
+    counts = {source: _counts(root / TOKENS / source) if root else None for source in mixture}
+    windows = {name: count_windows(each["tokens"], params.sequence_length) for name, each in counts.items() if each}
     samples = params.steps * params.samples_per_step
-    found = []
-    for source in mixture:
-        drawn = round(sum(_drawn(part, source, samples / params.block_samples) for part in parts))
-        share = drawn / samples
-        counts = _counts(root / TOKENS / source) if root else None
-        tokens = counts["tokens"] if counts else None
-        windows = count_windows(tokens, params.sequence_length) if tokens else 0
-        epochs = drawn / windows if windows else None
-        documents = counts["documents"] if counts else None
-        found.append(Portion(source, share, drawn * params.sequence_length, documents, tokens, epochs))
-    return found
+    drawn = drawn_samples(params, mixture, windows)
+    return [
+        Portion(
+            source,
+            share=drawn[source] / samples if drawn else None,
+            drawn_tokens=drawn[source] * params.sequence_length if drawn else None,
+            documents=each["documents"] if each else None,
+            tokens=each["tokens"] if each else None,
+            epochs=drawn[source] / windows[source] if drawn and windows.get(source) else None,
+        )
+        for source, each in counts.items()
+    ]
+
+
+def drawn_samples(params: PretrainParams, mixture: Mixture, windows: Mapping[str, int]) -> dict[str, int] | None:
+    """How many samples the training takes of each source; None if it depends on `windows` that aren't known."""
+    if not in_epochs(mixture).keys() <= windows.keys():
+        return None
+    parts = stretches(params.block_samples, params.mixture_shares(mixture, windows), params.order_phases(mixture))
+    blocks = params.steps * params.samples_per_step / params.block_samples
+    return {source: round(sum(_drawn(part, source, blocks) for part in parts)) for source in mixture}
 
 
 def _drawn(part: Stretch, source: str, blocks: float) -> float:

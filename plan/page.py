@@ -28,7 +28,7 @@ def corpus(plan: Plan) -> Iterator[str]:
     yield row("source", "share", "tokens drawn", "documents", "tokens held", "epochs")
     for each in plan.portions:
         yield row(
-            each.source, f"{each.share:.1%}", f"{each.drawn_tokens:,}",
+            each.source, UNKNOWN if each.share is None else f"{each.share:.1%}", count(each.drawn_tokens),
             count(each.documents), count(each.tokens), UNKNOWN if each.epochs is None else f"{each.epochs:.4f}",
         )  # fmt: skip
     for each in plan.portions:

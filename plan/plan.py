@@ -13,7 +13,8 @@ from plan.layout import Fit, fewest, first_fit
 from plan.memory import FULL_BYTES, optimizer_bytes
 from plan.published import PUBLISHED, Published
 from plan.shape import Shape, shape_of
-from stages.params import PARAMS_FILE, Refusal, load_mixture, load_params, read_params
+from stages.mixture import load_mixture
+from stages.params import PARAMS_FILE, Refusal, load_params, read_params
 from stages.pretrain.params import PretrainParams
 
 PRESETS = Path("presets")

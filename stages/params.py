@@ -76,25 +76,6 @@ def source_names(path: Path = PARAMS_FILE) -> list[str]:
     return list(sources)
 
 
-def load_mixture(path: Path = PARAMS_FILE) -> dict[str, float]:
-    """The share of each source in the training tokens, in the order of their names; they sum to 1.
-
-    Not in the order of params.yaml: DVC compares parameters without it, so nothing may depend on it.
-
-    Raises:
-        Refusal: if `mixture` doesn't give exactly the sources a positive weight.
-    """
-    weights, names = read_params(path).get("mixture"), source_names(path)
-    if not isinstance(weights, dict) or set(weights) != set(names):
-        given = sorted(weights) if isinstance(weights, dict) else weights
-        raise Refusal(f"{path}: mixture must give each of the sources {sorted(names)} a weight, it has {given}")
-    for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-            raise Refusal(f"{path}: mixture.{name} is {weight!r}; give a positive number")
-    total = sum(weights.values())
-    return {name: weights[name] / total for name in sorted(names)}
-
-
 def _sentence(where: str, model: type[StageParams], problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     at = f"{where}.{key}" if key else where

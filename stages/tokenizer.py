@@ -4,11 +4,11 @@
 
 Byte-pair encoding after Sennrich et al. 2016 (arXiv:1508.07909), on bytes as in GPT-2 (Radford et al.
 2019, section 2.2). The sample takes whole documents of each source, in the order of a hash of their ids,
-until the source's share of it is full. An existing tokenizer can be named instead of trained.
+until the source's share of it is full: that of the mixture. An existing tokenizer can be named instead of trained.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from stages.documents import fresh_folder, kept_documents, publish, source_folders, write_json, write_manifest
-from stages.params import Refusal, StageParams, load_mixture, load_params
+from stages.mixture import Mixture, in_epochs, load_mixture, shares
+from stages.params import Refusal, StageParams, load_params
 from stages.process import log, run
 
 BYTES = 256
@@ -70,6 +71,26 @@ def sample_texts(documents: Path, decisions: Path, budget: int, seed: int) -> It
     sizes = pl.concat([shard["text"].str.len_bytes() for shard in shards]).cast(pl.Int64)
     chosen = choose(ids, sizes, budget, seed)
     yield from pl.concat([shard["text"] for shard in shards]).filter(chosen)
+
+
+def sample_shares(mixture: Mixture, bytes_of: Callable[[str], int]) -> dict[str, float]:
+    """The share of each source in the sample, for sources that have so many `bytes_of` training text.
+
+    A source in epochs has its bytes so many times; those with weights divide the bytes that they have together, as if
+    all of them were seen once. So the tokenizer doesn't depend on the budget: else each would have other tokens.
+    """
+    repeated = in_epochs(mixture)
+    if not repeated:
+        return shares(mixture, {}, 1, "the sample")
+    sizes = {name: bytes_of(name) for name in mixture}
+    total = sum(size * repeated.get(name, 1) for name, size in sizes.items())
+    return shares(mixture, sizes, total, "the sample")
+
+
+def text_bytes(documents: Path, decisions: Path) -> int:
+    """UTF-8 bytes of the training text of one source."""
+    shards = kept_documents(documents, decisions, ["text"], "train")
+    return sum(int(shard["text"].str.len_bytes().cast(pl.Int64).sum()) for shard in shards)
 
 
 def train(texts: Iterator[str], vocabulary: int, special: Sequence[str]) -> Tokenizer:
@@ -145,9 +166,10 @@ def main() -> None:
     if params.existing:
         tokenizer = load_existing(params.existing)
     else:
+        parts = sample_shares(mixture, lambda name: text_bytes(documents[name], decisions[name]))
         texts = (
             text
-            for name, share in mixture.items()
+            for name, share in parts.items()
             for text in sample_texts(documents[name], decisions[name], round(share * params.sample_bytes), params.seed)
         )
         tokenizer = train(texts, params.vocabulary or 0, params.special)

@@ -14,14 +14,16 @@ from lineage.diff.code import File, changed_files
 from lineage.diff.documents import Moved, counts, moved
 from lineage.diff.results import Metric, Score, Vocabulary, metrics_of, scores, vocabulary_of
 from lineage.documents import DEDUP
-from lineage.history import Build, build_at, builds, is_shallow
+from lineage.history import LOCK, Build, build_at, builds, is_shallow
 from lineage.objects import Objects, objects
 from lineage.sources import digests, source_names
+from stages.mixture import Epochs, in_epochs, parse_mixture
 from stages.params import Refusal
 
 TOKENIZER = "models/tokenizer"
 T = TypeVar("T")
 Pair = tuple[int | None, int | None]
+Given = float | str  # what a source gives to the training: a share, or a phrase if some are in epochs
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Difference:
     sources: list[SourceChange] = field(default_factory=list)
     documents: dict[str, dict[str, Pair]] = field(default_factory=dict)  # source -> what became of them: old, new
     moved: list[Moved] = field(default_factory=list)
-    mixture: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)  # shares
+    mixture: dict[str, tuple[Given | None, Given | None]] = field(default_factory=dict)  # by source: old, new
     vocabulary: Vocabulary | None = None  # None if the tokenizer is the same
     scores: list[Score] = field(default_factory=list)
     again: list[Again] = field(default_factory=list)
@@ -80,7 +82,7 @@ def difference(root: Path, first: Build, second: Build) -> Difference:
     found.files = changed_files(root, first, second, found.code)
     found.again = ran_again(first, second)
     found.sources = list(source_changes(first, second))
-    found.mixture = _mixture(first, second)
+    found.mixture = _known(found, lambda: mixture_changes(first, second), {})
     with objects(root) as shelf:
         _documents(found, shelf)
         _results(found, shelf)
@@ -156,16 +158,27 @@ def differences_or_none(old: Mapping[str, T], new: Mapping[str, T]) -> dict[str,
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _mixture(first: Build, second: Build) -> dict[str, tuple[float | None, float | None]]:
-    old, new = (dict(_shares(build)) for build in (first, second))
+def mixture_changes(first: Build, second: Build) -> dict[str, tuple[Given | None, Given | None]]:
+    """What the sources that don't give the same to both trainings gave.
+
+    Raises:
+        Refusal: if one is neither a weight nor epochs.
+    """
+    old, new = (dict(_given(build)) for build in (first, second))
     return differences_or_none(old, new)
 
 
-def _shares(build: Build) -> Iterator[tuple[str, float]]:
-    """The share of each source in the training of `build`."""
-    weights = next((stage.params["mixture"] for stage in build.stages.values() if "mixture" in stage.params), None)
-    if isinstance(weights, Mapping):
-        yield from ((name, weight / sum(weights.values())) for name, weight in weights.items())
+def _given(build: Build) -> Iterator[tuple[str, Given]]:
+    """What each source gives to the training of `build`."""
+    section = next((stage.params["mixture"] for stage in build.stages.values() if "mixture" in stage.params), None)
+    if isinstance(section, Mapping):
+        mixture = parse_mixture(section, f"{LOCK} of {build.title}")
+        rest = " of the rest" if in_epochs(mixture) else ""
+        for name, entry in mixture.items():
+            if isinstance(entry, Epochs):
+                yield name, f"{entry.count:g} epochs"
+            else:
+                yield name, f"{entry:.2%}{rest}" if rest else entry
 
 
 def _known(found: Difference, read: Callable[[], T], otherwise: T) -> T:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lineage.diff.causes import ABSENT, Again, Cause, roots
-from lineage.diff.compare import Difference, difference, two_builds
+from lineage.diff.compare import Difference, Given, difference, two_builds
 from lineage.diff.documents import Moved
 from lineage.diff.results import Score
 from lineage.history import Build
@@ -63,7 +63,7 @@ def _tables(found: Difference) -> Iterator[Table]:
     yield from tables("Documents and tokens", ("source", "what", "old", "new", "change"), counts, numbers=3)
     ways = ("source", "from", "to", "documents", "tokens", "such as")
     yield from tables("Documents that went another way", ways, map(_way, _most(found)))
-    mixture = ((name, *map(_share, pair)) for name, pair in found.mixture.items())
+    mixture = ((name, *map(_given, pair)) for name, pair in found.mixture.items())
     yield from tables("Mixture", ("source", "old", "new"), mixture, numbers=2)
     metrics = ("metric", "old", "95% interval", "new", "95% interval", "intervals")
     yield from tables("Metrics", metrics, (_score(score) for score in found.scores if score.old != score.new))
@@ -102,8 +102,10 @@ def _gain(old: int | None, new: int | None) -> str:
     return f"{(new or 0) - (old or 0):+,}"
 
 
-def _share(share: float | None) -> str:
-    return UNKNOWN if share is None else f"{share:.2%}"
+def _given(share: Given | None) -> str:
+    if share is None:
+        return UNKNOWN
+    return share if isinstance(share, str) else f"{share:.2%}"
 
 
 def _most(found: Difference) -> list[Moved]:

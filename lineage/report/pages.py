@@ -126,7 +126,7 @@ def _environment() -> Environment:
         "bar": lambda count, whole: Markup(drawings.draw_bar(count.documents, whole)),
         "brief": brief, "count": count, "digits": digits,
         "figure": figure, "percent": percent,
-        "spoken": spoken, "value": value_text,
+        "spoken": spoken, "value": value_text, "given": given,
     }  # fmt: skip
     return environment
 
@@ -178,6 +178,11 @@ def percent(part: float | None, whole: float | None) -> str:
     return "–" if part is None or not whole else f"{part / whole:.1%}"
 
 
+def given(share: float | str | None) -> str:
+    """What a source gives to a training: its share in percent, or in words as they are; a dash if nothing."""
+    return share if isinstance(share, str) else percent(share, 1)
+
+
 def value_text(value: Any) -> str:
     """A parameter or a metric as text: numbers as numbers, everything else as JSON."""
     if value is None:
@@ -196,22 +201,32 @@ def _data(values: Any) -> Markup:
 
 
 def _mixture(params: Mapping[str, Any], censuses: Sequence[Census], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each source of the mixture: its weight and share, what it has on disk, how often that was read."""
-    weights = params.get("mixture")
-    weights = weights if isinstance(weights, dict) else {}
-    numbers = {name: weight for name, weight in weights.items() if isinstance(weight, int | float)}
-    total = sum(numbers.values())
+    """A row for each source of the mixture: its weight and share, what it has on disk, how often that was read.
+
+    Where a source is given in epochs, the shares are those of what was read.
+    """
+    section = params.get("mixture")
+    given = section if isinstance(section, dict) else {}
+    weights = {name: entry for name, entry in given.items() if isinstance(entry, int | float)}
     tokens = {census.source: census.of(TRAIN).tokens for census in censuses}
+    epochs = metrics.get("epochs") or {}
+    read = {name: (epochs.get(name) or 0) * (tokens.get(name) or 0) for name in given}
+    parts = weights if weights.keys() == given.keys() else read
+    total = sum(parts.values())
     return [
         {
             "source": name,
-            "weight": weight,
-            "share": weight / total if total else None,
+            "weight": weights[name] if name in weights else _epochs(given[name]),
+            "share": parts[name] / total if total else None,
             "tokens": tokens.get(name),
-            "epochs": (metrics.get("epochs") or {}).get(name),
+            "epochs": epochs.get(name),
         }
-        for name, weight in numbers.items()
+        for name in given
     ]
+
+
+def _epochs(entry: Any) -> str | None:
+    return f"{entry['epochs']} epochs" if isinstance(entry, dict) and "epochs" in entry else None
 
 
 def _evaluation(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float], Mapping[str, float] | None]]:

@@ -28,7 +28,8 @@ from stages.evaluate.params import EvaluateParams, ProbeParams, SamplesParams
 from stages.evaluate.probe import Labelled, probe_curve, probe_entry, read_labelled
 from stages.evaluate.references import reference_bits
 from stages.evaluate.tasks import mean, standard_error
-from stages.params import Refusal, load_mixture, load_params
+from stages.mixture import load_mixture
+from stages.params import Refusal, load_params
 from stages.process import die_with_parent, log, progress, run
 from stages.tokens import load_mask_token, load_tokenizer
 

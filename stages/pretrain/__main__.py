@@ -18,8 +18,9 @@ import transformers
 from torch import Tensor
 
 from stages.documents import read_manifest, source_folders, write_json
+from stages.mixture import load_mixture
 from stages.order import WORTHWHILE_EPOCHS
-from stages.params import load_mixture, load_params, read_params
+from stages.params import load_params, read_params
 from stages.pretrain import checkpoint, guard, memory, numerics
 from stages.pretrain.averaging import average
 from stages.pretrain.card import read_facts, write_card
@@ -38,7 +39,7 @@ from stages.pretrain.state import whole_weights
 from stages.pretrain.streaming import tokens_folder
 from stages.pretrain.trackers import trackable
 from stages.pretrain.trainer import TOKENIZER, Trainer
-from stages.pretrain.trunk import Trunk, trunk_step, without_budget
+from stages.pretrain.trunk import Trunk, trunk_sections, trunk_step
 from stages.pretrain.watchdog import Watchdog
 from stages.process import log, run
 from stages.settings import settings
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from stages.pretrain.remote import Remote
 
 ROOM = Path(__file__).resolve().parents[1]
-CODE = (ROOM / "pretrain", ROOM / "order.py", ROOM / "tokens.py")
+CODE = (ROOM / "pretrain", ROOM / "mixture.py", ROOM / "order.py", ROOM / "tokens.py")
 
 
 def main() -> None:
@@ -61,11 +62,11 @@ def main() -> None:
     tokens = tokens_folder(settings().scratch_folder)
     sections = {name: read_params()[name] for name in ("pretrain", "mixture")}
     scratch = settings().scratch_folder / "pretrain" / fingerprint(sections, tokens)
-    shared = fingerprint(sections | {"pretrain": without_budget(sections["pretrain"])}, tokens)
-    trunk = Trunk(settings().scratch_folder / "trunks" / shared, trunk_step(params))
     with held(scratch) if accelerator.is_main_process else nullcontext() as remote:
         accelerator.init_trackers("pedigree", trackable(params))
         trainer = Trainer(params, mixture, accelerator, tokens)
+        shared = fingerprint(trunk_sections(sections["pretrain"], trainer.order), tokens)
+        trunk = Trunk(settings().scratch_folder / "trunks" / shared, trunk_step(params))
         try:
             train(trainer, scratch, trunk, remote)
         except StoreAway as error:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from stages.mixture import Mixture
 from stages.order import Order, count_windows
 from stages.params import Refusal
 from stages.pretrain.params import PretrainParams
@@ -19,14 +20,14 @@ from stages.tokens import ALPHABET, TokenStream
 IGNORED = -100  # a target that doesn't count, as torch's cross_entropy has it
 
 
-def order_of(streams: dict[str, TokenStream], mixture: dict[str, float], params: PretrainParams) -> Order:
+def order_of(streams: dict[str, TokenStream], mixture: Mixture, params: PretrainParams) -> Order:
     """The order of all samples that `params` ask for.
 
     Raises:
-        Refusal: if a source or its share is too small, or a phase names an unknown one.
+        Refusal: if a source or its share is too small, its epochs too many, or a phase names an unknown one.
     """
     windows = {name: count_windows(len(stream), params.sequence_length) for name, stream in streams.items()}
-    order = Order(params.seed, params.block_samples, windows, mixture, params.order_phases(mixture))
+    order = params.sample_order(mixture, windows)
     _ = order.stretches  # refuse now, not at the first sample
     return order
 

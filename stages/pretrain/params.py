@@ -1,12 +1,13 @@
 """What the model is, and how it is trained."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.order import Phase
+from stages.mixture import Mixture, shares
+from stages.order import Order, Phase
 from stages.params import Refusal, StageParams
 
 
@@ -71,6 +72,14 @@ class PhaseParams(StageParams):
     mixture: dict[str, float] = Field(
         min_length=1, description="weight of each source in it; one that isn't named isn't drawn"
     )
+
+    @field_validator("mixture", mode="before")
+    @classmethod
+    def _weights(cls, mixture: Any) -> Any:
+        for name, weight in mixture.items() if isinstance(mixture, dict) else ():
+            if isinstance(weight, dict):
+                raise ValueError(f"{name} has {weight}, but a phase has weights only; give a positive number")
+        return mixture
 
     @field_validator("mixture")
     @classmethod
@@ -146,6 +155,26 @@ class PretrainParams(StageParams):
                 raise ValueError(
                     f"phases.after_tokens ({begin}) must be a multiple of the {block} of a block, as {near}"
                 )
+
+    def sample_order(self, mixture: Mixture, windows: Mapping[str, int]) -> Order:
+        """The order of all samples, of sources with so many `windows`.
+
+        Raises:
+            Refusal: if its epochs leave nothing for its weights, or a phase names something else than its sources.
+        """
+        until_phases = self.mixture_shares(mixture, windows)
+        return Order(self.seed, self.block_samples, windows, until_phases, self.order_phases(mixture))
+
+    def mixture_shares(self, mixture: Mixture, windows: Mapping[str, int]) -> dict[str, float]:
+        """The shares that `mixture` comes to until the first phase, for sources in epochs with so many `windows`.
+
+        Raises:
+            Refusal: if its epochs leave nothing for its weights.
+        """
+        tokens = {name: count * self.sequence_length for name, count in windows.items()}
+        if self.phases:
+            return shares(mixture, tokens, self.phases[0].after_tokens, "pretrain.phases.0.after_tokens")
+        return shares(mixture, tokens, self.steps * self.tokens_per_step, "pretrain.tokens")
 
     def order_phases(self, sources: Collection[str]) -> tuple[Phase, ...]:
         """The phases as the sample order takes them.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
+from stages.mixture import Mixture
 from stages.order import Order
 from stages.pretrain import batches
 from stages.pretrain.context_parallel import share_context
@@ -37,7 +38,7 @@ class Trainer:
     """A training: what it is made of, and what became of the steps so far."""
 
     def __init__(
-        self, params: PretrainParams, mixture: dict[str, float], accelerator: Accelerator, tokens: Path = TOKENS
+        self, params: PretrainParams, mixture: Mixture, accelerator: Accelerator, tokens: Path = TOKENS
     ) -> None:
         tokenizer, separator = load_tokenizer(TOKENIZER)
         self.params, self.accelerator = params, accelerator

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.order import Order
 from stages.pretrain.checkpoint import checkpoints, damaged, publish_folder, step_of
 from stages.pretrain.params import PretrainParams
 from stages.process import log
@@ -51,14 +52,17 @@ def trunk_step(params: PretrainParams) -> int:
     return params.steps - max(1, round(params.steps * params.schedule.decay))
 
 
-def without_budget(pretrain: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `pretrain` of params.yaml without what a trunk doesn't depend on."""
+def trunk_sections(pretrain: Mapping[str, Any], order: Order) -> dict[str, Any]:
+    """What a trunk depends on: the section `pretrain` of params.yaml but for the budget, and the shares of the sources.
+
+    Not the mixture: where a source is in epochs, the budget may have made other shares of it.
+    """
     rest = deepcopy(dict(pretrain))
     for name in ("tokens", "average_last"):
         rest.pop(name, None)
     for name in ("decay", "final"):
         rest["schedule"].pop(name, None)
-    return rest
+    return {"pretrain": rest, "mixture": dict(order.mixture)}
 
 
 def _link(checkpoint: Path, parent: Path) -> None:

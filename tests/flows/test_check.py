@@ -46,6 +46,7 @@ def test_the_project_s_own_parameters_are_valid(params):
         (lambda values: first_source(values).pop("extract"), r"section sources\.\w+\.extract is missing"),
         (lambda values: first_source(values)["download"].update(kind="tape"), r"download\.kind is 'tape'"),
         (lambda values: values["mixture"].update(nowhere=1), "mixture must give each of the sources"),
+        (lambda values: values["mixture"].update(papers={"epoch": 2}), "mixture.papers is {'epoch': 2}; give a weight"),
         (lambda values: values.pop("evaluate"), "section evaluate is missing"),
     ],
 )

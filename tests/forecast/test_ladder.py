@@ -12,7 +12,7 @@ from flows.code import code_of
 from forecast.forecast import make_forecast
 from forecast.page import as_json, as_text
 from forecast.runs import Run, read_ladder, read_target
-from ladder.run import RunParams, params_of
+from ladder.run import RunParams, mixture_of, params_of
 from stages.params import Refusal, load_params, parse_params, read_params
 from stages.pretrain.params import PretrainParams
 
@@ -51,6 +51,18 @@ def test_the_ladder_has_five_sizes_and_several_budgets_of_models_that_can_be_tra
             params.model["num_hidden_layers"]
             == read_params(ROOT / "params.yaml")["pretrain"]["model"]["num_hidden_layers"]
         )
+
+
+def test_a_run_has_the_shares_of_the_build_whatever_its_own_budget(copy):
+    weights = mixture_of(copy.folder)
+    copy.set("mixture.scripts", {"epochs": 0.5})
+    tokens = copy.json("data/tokenize/scripts/manifest.json")["counts"]["tokens"]
+
+    shares = mixture_of(copy.folder)
+
+    assert weights == {"stories": 2, "scripts": 1}
+    assert shares["scripts"] == pytest.approx(0.5 * tokens / (40 * 256), rel=0.01)
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_a_run_depends_on_all_code_that_it_runs():

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from lineage.diff.causes import ABSENT, flat, ran_again, roots
-from lineage.diff.compare import difference, source_changes, two_builds
+from lineage.diff.compare import difference, mixture_changes, source_changes, two_builds
 from lineage.diff.documents import Moved, Sample
 from lineage.diff.results import Score
 from lineage.diff.show import show
@@ -241,6 +241,30 @@ def test_stages_that_are_new_or_gone_are_told():
 
 def test_parameters_are_told_by_their_full_names():
     assert flat({"a": {"b": 1, "c": {"d": [1, {"e": 2}]}}, "f": {}}) == {"a.b": 1, "a.c.d": [1, {"e": 2}], "f": {}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"a": 3, "b": 1}, {"a": 6, "b": 2}, {}),
+        ({"a": 3, "b": 1}, {"a": 1, "b": 1}, {"a": (0.75, 0.5), "b": (0.25, 0.5)}),
+        ({"a": 3, "b": 1}, {"a": 1}, {"a": (0.75, 1.0), "b": (0.25, None)}),
+        (
+            {"a": 3, "b": 1},
+            {"a": {"epochs": 2}, "b": 1},
+            {"a": (0.75, "2 epochs"), "b": (0.25, "100.00% of the rest")},
+        ),
+        ({"a": {"epochs": 2}, "b": 1}, {"a": {"epochs": 2.5}, "b": 1}, {"a": ("2 epochs", "2.5 epochs")}),
+    ],
+)
+def test_shares_and_epochs_that_changed_are_told(found, old, new, told):
+    one, other = (build({"pretrain": ({"mixture": each}, {}, {})}) for each in (old, new))
+
+    changed = mixture_changes(one, other)
+
+    assert changed == told
+    page = shown(replace(found, mixture=changed))
+    assert all(said in page for pair in told.values() for said in pair if isinstance(said, str))
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,21 @@ def test_the_build_page_shows_figures_digests_and_samples_of_the_build(site, com
     assert "<strong>No record</strong> of any stage" in text
 
 
+def test_epochs_stand_in_the_mixture_with_the_shares_that_were_read(repository, tmp_path):
+    repository.set("mixture.scripts", {"epochs": 0.5})
+    lock = repository.folder / "dvc.lock"
+    lock.write_text(lock.read_text().replace("scripts: 1\n", "scripts: {epochs: 0.5}\n"))
+
+    write_report(repository.folder, tmp_path / "report")
+
+    text = (tmp_path / "report/build.html").read_text(encoding="utf-8")
+    row = re.search(r"scripts</th><td[^>]*>(.*?)</td><td[^>]*>(.*?)%</td>", text)
+    assert row[1] == "0.5 epochs"
+    assert float(row[2]) == pytest.approx(100 * 11 / 32, abs=0.5)  # 11 samples of each block of 32
+    changes = (tmp_path / "report/changes.html").read_text(encoding="utf-8")
+    assert "Mixture: scripts 33.3% → 0.5 epochs, stories 66.7% → 100.00% of the rest." in changes
+
+
 def test_records_tell_durations_memory_and_machines_and_who_wrote_them_later(repository, tmp_path, visit):
     build = build_at(repository.folder)
     machine = {"python": "3.11.9", "processor": ATTACK, "gpus": ["Ada"]}

@@ -14,7 +14,8 @@ from tiny import ROOT, Project
 
 from lineage.documents import EXTRACT, Place, find, row_of
 from lineage.history import build_at
-from lineage.training import instructions
+from lineage.steps import Plan, drawn
+from lineage.training import instructions, plan_of
 from lineage.why.answer import Answer, answer_of
 from lineage.why.query import located
 from lineage.why.show import outcome, show
@@ -27,6 +28,7 @@ from stages.documents import (
     write_manifest,
     write_shard,
 )
+from stages.order import count_windows
 from stages.params import Refusal
 
 ORIGINS = ("crawl.warc.gz#0", "crawl.warc.gz#1", "pages.zip!docs/a.html", "pages.zip!docs/b.html")
@@ -277,6 +279,36 @@ def test_steps_of_another_order_or_of_other_tokens_are_not_told(repository, read
 
     assert way.trained is None
     assert any(unknown in sentence for sentence in way.unknown)
+
+
+def trained_with(repository: Project, mixture: dict[str, object], changed: str = "") -> Plan:
+    """What dvc.lock says was trained on, with another `mixture` in it and another digest of the file `changed`."""
+    path = repository.folder / "dvc.lock"
+    lock = yaml.safe_load(path.read_text(encoding="utf-8"))
+    stage = lock["stages"]["pretrain"]
+    stage["params"]["params.yaml"]["mixture"] = mixture
+    for dep in stage["deps"]:
+        dep["md5"] = "0" * 32 if dep["path"] == changed else dep["md5"]
+    path.write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
+    return plan_of(repository.folder, build_at(repository.folder), repository.folder)
+
+
+def test_steps_of_a_build_with_epochs_are_those_of_the_shares_that_they_came_to(repository):
+    tokens = repository.json("data/tokenize/scripts/manifest.json")["counts"]["tokens"]
+
+    plan = trained_with(repository, {"stories": 7, "scripts": {"epochs": 0.5}})
+
+    half = count_windows(tokens, 32) / 2 / (40 * 8)
+    assert plan.order.mixture == pytest.approx({"scripts": half, "stories": 1 - half})
+    assert drawn(plan.order, 0, plan.samples)["scripts"].each.sum() == pytest.approx(half * 320, abs=10)
+
+
+def test_what_epochs_come_to_is_asked_of_the_version_that_trained(repository):
+    weights, epochs = {"stories": 7, "scripts": 1}, {"stories": 7, "scripts": {"epochs": 0.5}}
+
+    assert trained_with(repository, weights, changed="stages/mixture.py").order.mixture["stories"] == 0.875
+    with pytest.raises(Refusal, match=r"was trained with another stages/mixture\.py than this version's"):
+        trained_with(repository, epochs, changed="stages/mixture.py")
 
 
 def test_an_order_that_differs_in_its_comments_is_the_same():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from flows.publication.gate import compare
 from flows.publication.publish import evaluation_here
 from infra.ports import free_port
+from plan.devices import DEVICES, Machines
+from plan.plan import make_plan
+from stages.mixture import load_mixture
+from stages.order import Sample, count_windows
+from stages.params import load_params
+from stages.pretrain.params import PretrainParams
 
 SOURCES = ("stories", "scripts")
 
@@ -163,6 +170,29 @@ def test_a_changed_decision_reaches_the_model_by_what_lies_between(copy):
         "filter@stories", "dedup", "tokenizer", "tokenize@stories", "tokenize@scripts", "pretrain", "evaluate",
     }  # fmt: skip
     assert copy.json("data/filter/stories/manifest.json")["counts"]["dropped"]["gopher_quality.min_words"] > 1
+
+
+def test_a_source_is_seen_as_often_as_its_epochs_say_and_the_plan_knew_it(copy, monkeypatch):
+    monkeypatch.chdir(copy.folder)
+    counts = {source: copy.json(f"data/tokenize/{source}/manifest.json")["counts"]["tokens"] for source in SOURCES}
+    windows = {source: count_windows(tokens, 32) for source, tokens in counts.items()}
+    samples = (5 * windows["scripts"] // 8 + 2) * 8  # whole steps, with some samples for stories
+    copy.set("mixture.scripts", {"epochs": 5})
+    copy.set("pretrain.tokens", samples * 32)
+    copy.set("pretrain.block_samples", samples)
+    planned = {each.source: each.epochs for each in make_plan(None, Machines(1, DEVICES["h100"])).portions}
+    order = load_params(PretrainParams, "pretrain").sample_order(load_mixture(), windows)
+    drawn = Counter(order.sample(number) for number in range(samples))
+
+    done = copy.stage("pretrain")
+
+    assert done.returncode == 0, done.stderr
+    seen = copy.json("metrics/pretrain.json")["epochs"]
+    assert seen["scripts"] == planned["scripts"] == 5
+    assert seen["stories"] == round(planned["stories"], 4) < 1
+    for window in range(windows["scripts"]):
+        assert all(drawn[Sample("scripts", epoch, window)] == 1 for epoch in range(5))
+    assert "scripts is seen 5.0 times; past 4, more teaches less" in done.stderr
 
 
 def test_a_new_source_adds_its_own_fingerprints_and_those_that_are_there_stay(copy):

@@ -16,7 +16,8 @@ import pytest
 import torch
 from tiny import PARAMS, Project
 
-from stages.params import Refusal, load_mixture, parse_params
+from stages.mixture import load_mixture
+from stages.params import Refusal, parse_params
 from stages.pretrain import checkpoint
 from stages.pretrain.history import Step
 from stages.pretrain.parallel import start_accelerate
@@ -205,7 +206,8 @@ def other_architecture(folder: Path) -> dict[str, Any]:
 # Trains a few steps as the stage does, and prints the digest of the weights.
 PINNED = """
 import sys
-from stages.params import load_mixture, load_params
+from stages.mixture import load_mixture
+from stages.params import load_params
 from stages.pretrain import numerics
 from stages.pretrain.params import PretrainParams
 params = load_params(PretrainParams, "pretrain").model_copy(update={"numerics": sys.argv[1]})

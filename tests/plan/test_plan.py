@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from plan.memory import FULL_BYTES, HALF_BYTES, Layout, activations, memory_by_p
 from plan.page import as_json, as_text
 from plan.plan import make_plan
 from plan.shape import POSITIONS, VECTORS, shape_of
+from stages.mixture import Epochs
 from stages.params import Refusal
 from stages.pretrain.model import build_config, flops_per_token
 
+MACHINES = Machines(1, DEVICES["h100"])
 GPT2 = {"model_type": "gpt2", "n_embd": 96, "n_layer": 3, "n_head": 6, "n_positions": 64}
 MODELS = [
     {"model_type": "llama", **LLAMA},
@@ -138,7 +141,7 @@ def test_drawn_tokens_and_epochs_are_those_that_the_trainer_reports(built, monke
     monkeypatch.chdir(built.folder)
     metrics = built.json("metrics/pretrain.json")
 
-    plan = make_plan(None, Machines(1, DEVICES["h100"]))
+    plan = make_plan(None, MACHINES)
 
     assert plan.shape.parameters == metrics["parameters"]
     assert plan.tokens == metrics["tokens"]
@@ -158,6 +161,21 @@ def test_what_isn_t_counted_is_unknown():
         (1710 * 32, None, None, None),
         (850 * 32, None, None, None),
     ]
+
+
+def test_epochs_are_planned_from_counts_with_a_warning_past_four_and_unknown_before(built, monkeypatch):
+    monkeypatch.chdir(built.folder)
+    params, mixture = params_of({"model_type": "llama"}, tokens=2560 * 32), {"scripts": Epochs(5), "stories": 1.0}
+    tokens = built.json("data/tokenize/scripts/manifest.json")["counts"]["tokens"]
+
+    before, after = portions(params, mixture, root=None), portions(params, mixture, built.folder)
+
+    assert {(each.share, each.drawn_tokens, each.epochs) for each in before} == {(None, None, None)}
+    assert after[0].drawn_tokens == pytest.approx(5 * tokens, rel=0.05)
+    assert sum(each.drawn_tokens for each in after) == 2560 * 32
+    pages = [as_text(replace(make_plan(None, MACHINES), portions=tuple(each))) for each in (before, after)]
+    assert "unknown: not counted yet" in pages[0]
+    assert f"scripts is seen {after[0].epochs:.1f} times: past 4" in pages[1]
 
 
 def test_days_follow_from_peak_and_utilisation():

@@ -2,10 +2,9 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-import yaml
 
 from stages.order import Order, Phase, Sample, apportion, count_windows, permute, unpermute
-from stages.params import Refusal, load_mixture
+from stages.params import Refusal
 
 PHASES = (Phase(64 * 5, {"code": 1, "web": 1}), Phase(64 * 9, {"web": 1}), Phase(64 * 12, {"code": 3, "web": 1}))
 FIRST = [Sample("code", 0, 17), Sample("web", 0, 17), Sample("web", 0, 65)]
@@ -112,16 +111,6 @@ def test_the_order_in_which_the_sources_are_named_changes_nothing():
     )
 
     assert [turned.sample(number) for number in range(200)] == [ORDER.sample(number) for number in range(200)]
-
-
-@pytest.mark.parametrize("names", [("web", "code", "books"), ("books", "web", "code")])
-def test_the_mixture_is_read_in_the_order_of_the_names(tmp_path, names):
-    params = tmp_path / "params.yaml"
-    params.write_text(
-        yaml.safe_dump({"sources": dict.fromkeys(names), "mixture": dict.fromkeys(names, 1)}, sort_keys=False)
-    )
-
-    assert list(load_mixture(params)) == ["books", "code", "web"]
 
 
 def test_equal_remainders_go_to_the_first_by_name():

@@ -335,6 +335,10 @@ def test_a_model_that_cant_be_is_refused(change, sentence):
         (phased(1000), r"phases.after_tokens \(1000\) must be a multiple of the \d+ of a block"),
         (phased(10**9), "can't follow after 1000000000"),
         ({"phases": [{"after_tokens": 1, "mixture": {"a": 0}}]}, "a has the weight 0.0"),
+        (
+            {"phases": [{"after_tokens": 1, "mixture": {"a": {"epochs": 2}}}]},
+            "a has {'epochs': 2}, but a phase has weights only; give a positive number",
+        ),
         ({"guard": {"most": -1}}, r"pretrain\.guard\.most is -1"),
         ({"schedule": {"shape": "wsd", "decay": 2}}, r"pretrain\.schedule\.decay is 2"),
     ],

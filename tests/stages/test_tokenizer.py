@@ -2,8 +2,11 @@ import hashlib
 
 import polars as pl
 import pytest
+from copies import lay
 from transformers import AutoTokenizer
 
+from stages.documents import write_manifest, write_shard
+from stages.mixture import Epochs
 from stages.params import Refusal, parse_params
 from stages.tokenize import check_vocabulary
 from stages.tokenizer import (
@@ -11,7 +14,9 @@ from stages.tokenizer import (
     TokenizerParams,
     choose,
     load_existing,
+    sample_shares,
     save,
+    text_bytes,
     train,
 )
 from stages.tokens import load_mask_token, load_tokenizer
@@ -67,6 +72,39 @@ def test_a_sample_is_as_large_as_its_budget_and_no_document_larger():
 
     assert chosen.sum() == 10
     assert choose(ids, sizes, 95, seed=1).to_list() != chosen.to_list()
+
+
+@pytest.mark.parametrize(
+    ("mixture", "expected"),
+    [
+        ({"web": 0.75, "wiki": 0.25}, {"web": 0.75, "wiki": 0.25}),
+        # Twice the 10 of wiki beside the 60 that the others have together.
+        ({"web": 0.75, "code": 0.25, "wiki": Epochs(2)}, {"code": 0.1875, "web": 0.5625, "wiki": 0.25}),
+        ({"web": Epochs(1), "wiki": Epochs(4)}, {"web": 0.5, "wiki": 0.5}),
+    ],
+)
+def test_epochs_become_shares_of_the_sample_by_bytes(mixture, expected):
+    sizes = {"web": 40, "code": 20, "wiki": 10}
+
+    assert sample_shares(mixture, sizes.__getitem__) == pytest.approx(expected)
+
+
+def test_of_weights_alone_no_text_is_measured():
+    def measured(name):
+        raise AssertionError(f"{name} was read")
+
+    assert sample_shares({"web": 0.75, "wiki": 0.25}, measured) == {"web": 0.75, "wiki": 0.25}
+
+
+def test_the_bytes_of_a_source_are_those_of_its_training_text(tmp_path):
+    lay(tmp_path, {"web": [["ж" * 10, "held out"], ["a" * 10, "low"]]})
+    decisions = tmp_path / "data/filter/web"
+    for number, splits in enumerate([["train", "held_out"], ["train", "train"]]):
+        shard = decisions / f"decisions-{number:05d}.parquet"
+        write_shard(shard, pl.read_parquet(shard).with_columns(split=pl.Series(splits)))
+    write_manifest(decisions, {})
+
+    assert text_bytes(tmp_path / "data/extract/web", decisions) == 20 + 10
 
 
 def test_documents_in_the_sample_dont_depend_on_others_behind_them():
