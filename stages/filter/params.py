@@ -120,7 +120,10 @@ class QualityRules(StageParams):
 
 
 class DecontaminationRules(StageParams):
-    """No document may hold an item of `evaluate.tasks` (Brown et al. 2020, appendix C). Asked last, and of texts."""
+    """No document may hold an item of an evaluation set (Brown et al. 2020, appendix C). Asked last, and of texts.
+
+    These are all that `evaluate.tasks` and `evaluate.probe` name.
+    """
 
     words: int = Field(
         WORDS, ge=LEAST_WORDS, le=64, description="in a row that an item shares; a shorter one is looked for whole"
