@@ -95,6 +95,7 @@ def decided(texts, params, **language):
         ("code", CODE + "key = '" + "aB3/" * 40 + "'", "max_encoded_ratio"),
         ("code", CODE * 30 + "key = [\n" + ("aB3/" * 18 + "\n") * 20 + "]", "max_encoded_run"),
         ("code", '<?xml version="1.0"?>\n' + CODE, "max_xml_marks"),
+        ("html_files", CODE, None),
     ],
 )  # fmt: skip
 def test_a_rule_drops_what_it_should_and_keeps_what_it_should(group, text, rule):
