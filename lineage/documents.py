@@ -122,6 +122,12 @@ def row_of(build: Path, stage: str, kind: str, place: Place, columns: Sequence[s
     return rows[0]
 
 
+def synthetic(decisions: Sequence[Path]) -> pl.Expr:
+    """Whether a language model wrote a document of these shards; false in those of a build that doesn't say."""
+    known = bool(decisions) and "synthetic" in pl.read_parquet_schema(decisions[0])
+    return (pl.col("synthetic") if known else pl.repeat(False, pl.len())).alias("synthetic")
+
+
 def _listed(folder: Path, kind: str) -> list[tuple[Path, int]]:
     rows = {entry["path"]: entry.get("rows", 0) for entry in read_manifest(folder)["shards"]}
     return [(path, rows[path.name]) for path in shard_paths(folder, kind)]

@@ -16,7 +16,8 @@ from rich.table import Table
 from lineage.builds import beside_commit
 from lineage.history import LOCK
 from lineage.plain import plain
-from lineage.terminal import UNKNOWN, console
+from lineage.terminal import UNKNOWN, console, marked
+from stages.documents import MANIFEST
 from stages.params import Refusal, source_names
 
 PLACES = {
@@ -46,6 +47,7 @@ class Source:
 
     name: str
     read: int
+    synthetic: bool = False  # whether a language model wrote them
     unextracted: dict[str, int] = field(default_factory=dict)  # by rule of extract
     filtered: dict[str, int] | None = None  # by rule of filter
     duplicates: dict[str, int] | None = None  # by rule of dedup
@@ -101,6 +103,7 @@ def read_source(data: Path, name: str) -> Source | None:
     return Source(
         name,
         read=extract["read"],
+        synthetic=bool((json_at(data / "download" / name / MANIFEST) or {}).get("about", {}).get("synthetic")),
         unextracted=extract["dropped"],
         filtered=kept.get("dropped"),
         duplicates=dedup.get("dropped"),
@@ -183,7 +186,7 @@ def _row(source: Source, part: float | None) -> list[Any]:
     exact = None if duplicates is None else sum(count for rule, count in duplicates.items() if "exact" in rule)
     near = None if duplicates is None or exact is None else sum(duplicates.values()) - exact
     return [
-        plain(source.name),
+        marked(plain(source.name), source.synthetic),
         source.read,
         sum(source.unextracted.values()),
         None if source.filtered is None else sum(source.filtered.values()),

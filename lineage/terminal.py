@@ -16,6 +16,11 @@ def console() -> Console:
     return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
+def marked(name: str, synthetic: bool) -> str:
+    """`name`, and whether a language model wrote what is called so."""
+    return f"{name} (synthetic)" if synthetic else name
+
+
 def tables(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]], numbers: int = 0) -> Iterator[Table]:
     """A table of `rows`, or none if there are no rows; the last `numbers` columns are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold")

@@ -50,6 +50,7 @@ DECISION_SCHEMA = pl.Schema(
         "duplicates": pl.Int64(),  # of a kept document: how many are dropped for it; null if none
         "cuts": pl.List(pl.Int64),  # what is left out of its text: [begin, end, begin, end, …), in characters
         "split": pl.String(),  # "train" or "held_out" once dedup has decided, else null
+        "synthetic": pl.Boolean(),  # whether a language model wrote it
     }
 )
 

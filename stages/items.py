@@ -1,6 +1,8 @@
-"""The items of a task: what is asked, of a file that the user names.
+"""What evaluate asks, of files that the user names: the items of tasks, and the texts of the probe.
 
-JSON lines in the layout of the task  ->  items: candidates, and which of them is right
+a pinned file (JSON lines, JSON, CSV, Parquet)  ->  rows  ->  items: candidates, and which of them is right
+
+All who ask for a row read it here: our scorer, lm-evaluation-harness, the probe, and filter's decontamination.
 
 The layouts are those of BLiMP (Warstadt et al. 2020, arXiv:1912.00582) and of llm-foundry's local data, which has
 the tasks of CORE (Li et al. 2024, arXiv:2406.11794) as multiple choice, schema and language modeling. How context and
@@ -9,21 +11,30 @@ continuation are joined is lm-evaluation-harness' way, so that its scores are th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
-from stages.params import Refusal, StageParams
-from stages.pinned import SHA256, pinned_lines
+from stages.params import PARAMS_FILE, Refusal, StageParams
+from stages.pinned import SHA256, pinned
 
 Pair = tuple[str, str]  # context, continuation
+Row = tuple[str, dict[str, Any]]  # where it stands; its fields
+
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
+PROBE = "evaluate.probe"
 
 
 class TaskParams(StageParams):
     """A task: items in a file, and how they are read and asked."""
 
     name: str = Field(pattern=r"^[\w.-]+$", description="of its score, among those of other tasks")
-    data: str = Field(min_length=1, description="the file of its items, JSON lines, from the project's folder")
+    data: str = Field(
+        min_length=1, description="the file of its items, from the project's folder: .jsonl, .json, .csv or .parquet"
+    )
     sha256: str = Field(pattern=SHA256, description="of that file: another one is refused")
     layout: Literal["minimal_pairs", "multiple_choice", "schema", "language_modeling"] | None = Field(
         None, description="the fields of an item, and what is asked: docs/evaluation.md"
@@ -52,6 +63,17 @@ class TaskParams(StageParams):
                 f"and give a definition its own num_fewshot"
             )
         return self
+
+
+class ProbeParams(StageParams):
+    """A short fine-tuning of every published checkpoint, on texts with labels."""
+
+    data: str = Field(min_length=1, description="a file of text and label, from the project's folder, as a task's data")
+    sha256: str = Field(pattern=SHA256, description="of that file: another one is refused")
+    steps: int = Field(32, ge=1, description="of the fine-tuning")
+    batch: int = Field(16, ge=1, description="texts in a step")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, for the model and for what is put on it")
+    seed: int = Field(0, ge=0, description="of the order of the texts, and of which of them test")
 
 
 @dataclass(frozen=True)
@@ -133,21 +155,91 @@ def read_items(task: TaskParams) -> list[Item]:
     """The items of a `task` that has a layout, in the order of its file.
 
     Raises:
-        Refusal: if the file isn't the one that was pinned, or a line has not the layout's fields.
+        Refusal: as read_rows; or if a row has not the layout's fields.
     """
     assert task.layout is not None
     items = []
-    for where, line in pinned_lines(task.data, task.sha256, f"evaluate.tasks: {task.name}", "items"):
+    for where, row in read_task(task):
         try:
-            items.append(LAYOUTS[task.layout].model_validate_json(line).item())
+            items.append(LAYOUTS[task.layout].model_validate(row).item())
         except ValidationError as error:
             problem = error.errors()[0]
+            found = "" if problem["type"] == "missing" else f" ({problem['input']!r:.60})"
             field = ".".join(map(str, problem["loc"]))
-            found = "" if problem["type"] == "missing" or not field else f" ({problem['input']!r:.60})"
-            raise Refusal(f"{where}: {field or 'it'}{found}: {problem['msg']} (layout {task.layout})") from None
+            raise Refusal(f"{where}: {field}{found}: {problem['msg']} (layout {task.layout})") from None
         except ValueError as error:
             raise Refusal(f"{where}: {error} (layout {task.layout})") from None
     return items
+
+
+def read_task(task: TaskParams) -> list[Row]:
+    """The rows of `task`, whatever they hold.
+
+    Raises:
+        Refusal: as read_rows.
+    """
+    return read_rows(task.data, task.sha256, f"evaluate.tasks: {task.name}", "items")
+
+
+def read_labelled_texts(probe: ProbeParams) -> list[tuple[str, str]]:
+    """Text and label of each row of the probe.
+
+    Raises:
+        Refusal: as read_rows; or if a row has no text and label.
+    """
+    rows = read_rows(probe.data, probe.sha256, PROBE, "texts")
+    for where, row in rows:
+        absent = [name for name in ("text", "label") if row.get(name) is None]
+        if absent:
+            raise Refusal(f"{where} has no {absent[0]}; each row of {PROBE} needs text and label")
+    return [(str(row["text"]), str(row["label"])) for _, row in rows]
+
+
+def read_rows(path: str, sha256: str, key: str, what: str) -> list[Row]:
+    """The rows of the file at `path`, which the parameter `key` pins, in their order; its ending names the format.
+
+    Raises:
+        Refusal: as pinned; if the ending is none of ENDINGS, or the file isn't what its ending says; or if there is
+            no row in it, which says `what` there should be.
+    """
+    ending = Path(path).suffix
+    if ending not in ENDINGS:
+        raise Refusal(f"{PARAMS_FILE}, {key}: {path} must end in one of {', '.join(ENDINGS)}")
+    data = pinned(path, sha256, key)
+    rows = _json_rows(path, data) if ending in (".jsonl", ".json") else _table_rows(path, data, ending)
+    if not rows:
+        raise Refusal(f"{path} is empty; {PARAMS_FILE}, {key} needs {what} in it")
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise Refusal(f"{where} is no JSON object; {PARAMS_FILE}, {key} needs {what} with named fields")
+    return rows
+
+
+def _json_rows(path: str, data: bytes) -> list[tuple[str, Any]]:
+    """Those of an array of objects, or of lines."""
+    text = data.decode("utf-8-sig", "replace")
+    if text.lstrip().startswith("["):
+        return [(f"{path}, row {number}", row) for number, row in enumerate(_parsed(path, text), 1)]
+    lines = [(f"{path}, line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [(where, _parsed(where, line)) for where, line in lines]
+
+
+def _parsed(where: str, text: str) -> Any:
+    try:
+        return from_json(text)  # refuses half a surrogate pair, which no tokenizer takes
+    except ValueError as error:
+        raise Refusal(f"{where} is not JSON ({error}); bring JSON lines, or an array of objects") from None
+
+
+def _table_rows(path: str, data: bytes, ending: str) -> list[tuple[str, Any]]:
+    try:
+        table = pl.read_parquet(data) if ending == ".parquet" else pl.read_csv(data, infer_schema_length=None)
+    except pl.exceptions.NoDataError:
+        return []
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise Refusal(f"{path} can't be read as {ending[1:]} ({reason}); bring the file that its ending says") from None
+    return [(f"{path}, row {number}", row) for number, row in enumerate(table.iter_rows(named=True), 1)]
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -58,7 +58,10 @@ def lay_shard(folder, source, number, texts, made=None):
     )
     keep = table["text"].str.len_chars() >= SHORTEST
     decisions = table.select("id", "origin").with_columns(
-        keep=keep, rule=pl.when(~keep).then(pl.lit("short")), value=pl.when(~keep).then(3.0)
+        keep=keep,
+        rule=pl.when(~keep).then(pl.lit("short")),
+        value=pl.when(~keep).then(3.0),
+        synthetic=pl.lit(source == "written"),
     )
     documents = folder / "data/extract" / source / shard_name("documents", number)
     write_shard(documents, completed(table, DOCUMENT_SCHEMA))

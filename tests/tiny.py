@@ -108,7 +108,13 @@ PARAMS: dict[str, Any] = {
         "schedule": {"shape": "wsd", "warmup_steps": 4},
         "checkpoint_steps": 20,
     },
-    "evaluate": {"sequence_length": 32, "stride": 16, "tasks": [], "samples": {"prompts": ["The old"], "tokens": 8}},
+    "evaluate": {
+        "sequence_length": 32,
+        "stride": 16,
+        "tasks": [],
+        "probe": None,
+        "samples": {"prompts": ["The old"], "tokens": 8},
+    },
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from lineage.diff.results import read_json
-from lineage.documents import DEDUP, EXTRACT, FILTER, TOKENIZE
+from lineage.documents import DEDUP, EXTRACT, FILTER, TOKENIZE, synthetic
 from lineage.history import Build
 from lineage.objects import Objects
 from stages.documents import MANIFEST, shard_paths
@@ -29,6 +29,7 @@ class Sample:
 
     id: str
     origin: str
+    synthetic: bool  # whether a language model wrote it
     why: str  # the numbers behind the new fate, or behind the old one if it is gone
 
 
@@ -100,7 +101,8 @@ def _moved(source: str, key: str, old: str, new: str, part: pl.DataFrame) -> Mov
 def _sample(row: dict[str, Any], key: str) -> Sample:
     other = "_new" if row["fate_new"] != ABSENT else ""
     id, origin = (row[name] if name == key else row[f"{name}_new"] or row[name] for name in ("id", "origin"))
-    return Sample(id, origin, _why({name: row[f"{name}{other}"] for name in _REASONS}))
+    written = bool(row["synthetic"] or row["synthetic_new"])
+    return Sample(id, origin, written, _why({name: row[f"{name}{other}"] for name in _REASONS}))
 
 
 _REASONS = ("rule", "value", "threshold", "duplicate_of", "similarity")
@@ -142,11 +144,11 @@ def _without_equal_shards(old: _Side, new: _Side) -> Iterator[_Side]:
 
 
 def _ledger(side: _Side | None) -> pl.LazyFrame:
-    """id, origin, fate, and the numbers behind it."""
+    """id, origin, fate, the numbers behind it, and whether it is synthetic."""
     schema = dict.fromkeys(("id", "origin", "fate", "rule", "duplicate_of"), pl.String)
     floats = dict.fromkeys(("value", "threshold", "similarity"), pl.Float64)
     if side is None or not side.decisions:
-        return pl.LazyFrame(schema={**schema, **floats})
+        return pl.LazyFrame(schema={**schema, **floats, "synthetic": pl.Boolean})
     decisions = pl.scan_parquet(side.decisions)
     if lacking := set(_COLUMNS) - set(decisions.collect_schema().names()):
         where = "/".join(side.decisions[0].parts[-4:-1])
@@ -154,7 +156,8 @@ def _ledger(side: _Side | None) -> pl.LazyFrame:
     fate = pl.when("keep").then(
         pl.when(pl.col("split") == "held_out").then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAINED))
     )
-    return decisions.select(*(name for name in schema if name != "fate"), *floats, fate=fate.otherwise("rule"))
+    named = (name for name in schema if name != "fate")
+    return decisions.select(*named, *floats, synthetic(side.decisions), fate=fate.otherwise("rule"))
 
 
 def _with_tokens(table: pl.DataFrame, side: _Side | None, id: str, name: str) -> pl.DataFrame:

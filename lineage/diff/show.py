@@ -16,7 +16,7 @@ from lineage.diff.documents import Moved
 from lineage.diff.results import Score
 from lineage.history import Build
 from lineage.plain import plain
-from lineage.terminal import UNKNOWN, console, tables
+from lineage.terminal import UNKNOWN, console, marked, tables
 
 WAYS = 12  # rows of documents that went, for people; --json has all
 TOKENS = 12
@@ -114,7 +114,8 @@ def _most(found: Difference) -> list[Moved]:
 
 def _way(each: Moved) -> tuple[str, ...]:
     samples = "; ".join(
-        f"{sample.id[:8]} {sample.origin}{f' ({sample.why})' if sample.why else ''}" for sample in each.samples
+        f"{sample.id[:8]} {marked(sample.origin, sample.synthetic)}{f' ({sample.why})' if sample.why else ''}"
+        for sample in each.samples
     )
     tokens = f"{each.new_tokens - each.old_tokens:+,}"
     return each.source, each.old, each.new, f"{each.documents:,}", tokens, samples

@@ -62,6 +62,7 @@ COLUMNS = {
     "duplicates": "How many documents were dropped as its duplicates, if it was kept.",
     "cuts": "What is left out of its text: begins and ends in turn, in characters.",
     "split": "train or held_out, if it was kept.",
+    "synthetic": "Whether a language model wrote it.",
 }
 
 

@@ -59,6 +59,11 @@ class Census:
         """All that was read."""
         return sum(count.documents for count in self.fates)
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a language model wrote documents of it."""
+        return bool(self.sampled["synthetic"].any())
+
     def of(self, fate: str) -> Count:
         """What met `fate`."""
         return next((count for count in self.fates if count.name == fate), Count(fate, 0, 0))

@@ -26,6 +26,7 @@ _DECISION = {
     "duplicate_of": pl.String,
     "similarity": pl.Float64,
     "split": pl.String,
+    "synthetic": pl.Boolean,
 }
 FATE_SCHEMA = pl.Schema(
     {
@@ -46,6 +47,7 @@ FATE_SCHEMA = pl.Schema(
         "similarity": pl.Float64,
         "tokens": pl.Int64,  # of a document to train on, with the separator
         "detail": pl.String,  # of input of which no document could be made
+        "synthetic": pl.Boolean,  # whether a language model wrote it; null in what was decided without saying so
     }
 )
 

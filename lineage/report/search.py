@@ -12,6 +12,7 @@ from lineage.report.census import FATES, Census
 COLUMNS = (
     "id", "source", "origin", "fate", "rule", "value", "threshold", "tokens", "words", "license", "language",
     "date", "title", "url", "duplicate_of", "similarity", "detail",
+    "synthetic",
 )  # fmt: skip
 NAMED = ("source", "rule", "license", "language")  # many rows share a text: a row holds its number
 MOST_LETTERS = 300
@@ -44,6 +45,8 @@ def _row(document: dict[str, Any], names: dict[str, dict[str, int]]) -> list[Any
 
 
 def _cell(column: str, value: Any, names: dict[str, dict[str, int]]) -> Any:
+    if column == "synthetic":
+        return value or None  # of most documents there is nothing to say
     if column == "fate":
         return FATES.index(value)
     if isinstance(value, str):

@@ -15,7 +15,7 @@ from lineage.plain import plain
 from lineage.rules.bins import cut_of
 from lineage.rules.change import Change, change_of, section_of
 from lineage.rules.tally import Census, Shard, Tally, Volume, shards_of, take, with_texts
-from lineage.terminal import UNKNOWN, console, tables
+from lineage.terminal import UNKNOWN, console, marked, tables
 from stages.filter import FilterParams, rules
 from stages.filter.decontamination import RULE as DECONTAMINATION
 from stages.params import PARAMS_FILE, Refusal, parse_params
@@ -117,7 +117,12 @@ def show_rule(census: Census, tally: Tally, shards: Sequence[Shard], out: Consol
     sides = (("dropped by it", tally.dropped), ("not dropped by it", tally.kept))
     for heading, samples in sides:
         rows = [
-            (str(row["id"]), shown(row["value"]), one_line(row["origin"]), one_line(row["text"]))
+            (
+                str(row["id"]),
+                shown(row["value"]),
+                marked(one_line(row["origin"]), bool(row["synthetic"])),
+                one_line(row["text"]),
+            )
             for row in with_texts(shards, samples)
         ]
         near = f"Nearest to the threshold, {heading}" if tally.rule.threshold is not None else heading.capitalize()

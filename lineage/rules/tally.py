@@ -19,7 +19,7 @@ from lineage.rules.bins import Reals, cut_of, edges_of
 from stages.documents import read_manifest, shard_paths
 from stages.extract.signals import SIGNAL_SCHEMA
 from stages.filter import Rule
-from stages.filter.measured import read_signals
+from stages.filter.measured import SYNTHETIC, read_signals
 from stages.takedown import Takedown, taken_down
 
 SAMPLES = 10
@@ -170,17 +170,18 @@ def nearest(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def with_texts(shards: Sequence[Shard], samples: pl.DataFrame) -> list[dict[str, object]]:
-    """`samples` with how their texts begin, in their order."""
-    begins: dict[str, str] = {}
+    """`samples` with how their texts begin, and whether a language model wrote them, in their order."""
+    begins: dict[str, tuple[str, bool]] = {}
     for number in samples["shard"].unique().sort():
         ids = samples.filter(pl.col("shard") == number)["id"].to_list()
         lazy = pl.scan_parquet(shards[number][0]).filter(pl.col("id").is_in(ids))
-        found = lazy.select("id", pl.col("text").str.head(SNIPPET)).collect(engine="streaming")
-        begins |= dict(found.iter_rows())
+        found = lazy.select("id", pl.col("text").str.head(SNIPPET), SYNTHETIC).collect(engine="streaming")
+        begins |= {name: (text, written) for name, text, written in found.iter_rows()}
     return [
-        {"id": row["id"], "origin": row["origin"], "value": row["said"] or row["value"], "text": begins[row["id"]]}
+        {"id": row["id"], "origin": row["origin"], "value": row["said"] or row["value"], "text": begins[row["id"]][0],
+         "synthetic": begins[row["id"]][1]}
         for row in samples.to_dicts()
-    ]
+    ]  # fmt: skip
 
 
 def _broken(table: pl.DataFrame, asked: list[Rule]) -> list[np.ndarray]:

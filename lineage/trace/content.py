@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lineage.documents import DEDUP, EXTRACT, TOKENIZE
+from lineage.documents import DEDUP, EXTRACT, TOKENIZE, synthetic
 from lineage.steps import Plan, Times, drawn, target_tokens, times_seen
 from lineage.training import TokenShard, stream_of
 from stages.documents import kept_of_shard, read_shard, shard_name
@@ -33,6 +33,7 @@ class Share:
 
     source: str
     license: str | None
+    synthetic: bool  # whether a language model wrote them
     documents: int
     tokens: int  # target tokens
 
@@ -45,6 +46,7 @@ class Portion:
     source: str
     origin: str
     license: str | None
+    synthetic: bool
     tokens: int  # target tokens
     samples: int  # in which any of its tokens was seen
 
@@ -62,7 +64,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Part:
-    """The documents of one token shard that were seen: row (of the sidecar), license, tokens, samples."""
+    """The documents of one token shard that were seen: row (of the sidecar), license, synthetic, tokens, samples."""
 
     source: str
     number: int
@@ -100,14 +102,14 @@ def checkpoint_asked(plan: Plan, name: str) -> int:
 
 def content_of(folder: Path, plan: Plan, first: int, last: int) -> Content:
     """What the steps `first` to `last` were trained on; of the documents only the TOP with most tokens."""
-    documents: Counter[tuple[str, str | None]] = Counter()
-    tokens: Counter[tuple[str, str | None]] = Counter()
+    documents: Counter[tuple[str, str | None, bool]] = Counter()
+    tokens: Counter[tuple[str, str | None, bool]] = Counter()
     best = pl.DataFrame()
     for part in parts(folder, plan, first, last):
-        grouped = part.table.group_by("license").agg(pl.len(), pl.col("tokens").sum())
-        for license_, count, sum_ in grouped.iter_rows():
-            documents[part.source, license_] += count
-            tokens[part.source, license_] += sum_
+        grouped = part.table.group_by("license", "synthetic").agg(pl.len(), pl.col("tokens").sum())
+        for license_, is_synthetic, count, sum_ in grouped.iter_rows():
+            documents[part.source, license_, is_synthetic] += count
+            tokens[part.source, license_, is_synthetic] += sum_
         best = highest(best, part)
     shares = [Share(*key, documents[key], tokens[key]) for key in documents]
     shares.sort(key=lambda share: (-share.tokens, share.source, share.license or ""))
@@ -132,7 +134,7 @@ def seen_in(folder: Path, plan: Plan, times: Times, source: str, shard: TokenSha
     table = pl.DataFrame(
         {
             "row": np.arange(len(sidecar)),
-            "license": described(folder, source, shard.number, ["license"], len(sidecar))["license"],
+            **described(folder, source, shard.number, ["license"], len(sidecar)).to_dict(),
             "tokens": target_tokens(plan, times, begins, ends),
             "samples": samples,
         }
@@ -142,6 +144,8 @@ def seen_in(folder: Path, plan: Plan, times: Times, source: str, shard: TokenSha
 
 def described(folder: Path, source: str, number: int, columns: list[str], rows: int) -> pl.DataFrame:
     """`columns` of the documents of a token shard: the training documents of the shard with its number, in order.
+
+    And whether a language model wrote them: `synthetic`.
 
     Raises:
         Refusal: if they aren't as many as the token shard has.
@@ -154,7 +158,9 @@ def described(folder: Path, source: str, number: int, columns: list[str], rows: 
             f"{TOKENIZE}/{source} shard {number} has {rows} documents, {DEDUP} keeps {len(table)} to train on: "
             f"the stages are out of step; run `dvc repro`"
         )
-    return table
+    is_trained = pl.col("keep") & (pl.col("split") == "train")
+    written = pl.scan_parquet(decisions).select("keep", "split", synthetic([decisions])).filter(is_trained)
+    return table.with_columns(written.collect()["synthetic"])
 
 
 def highest(best: pl.DataFrame, part: Part) -> pl.DataFrame:
@@ -187,6 +193,7 @@ def named(folder: Path, part: Part) -> pl.DataFrame:
             "source": pl.repeat(part.source, len(own), eager=True),
             "origin": own["origin"],
             "license": part.table["license"],
+            "synthetic": part.table["synthetic"],
             "tokens": part.table["tokens"],
             "samples": part.table["samples"],
         }

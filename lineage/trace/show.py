@@ -15,7 +15,7 @@ from lineage.documents import Place
 from lineage.history import Build, build_at
 from lineage.plain import plain
 from lineage.steps import Plan, seen
-from lineage.terminal import UNKNOWN, console
+from lineage.terminal import UNKNOWN, console, marked
 from lineage.trace.content import TOP, Content, content_of, named, parts, steps_asked
 from lineage.training import plan_of
 from lineage.why.answer import WANTED, not_found
@@ -72,7 +72,8 @@ def print_document(query: str, at: str | None, as_json: bool, root: Path = Path(
         visits = visits_of(plan, way)
     if as_json:
         print(json.dumps({"build": build.title, "commit": build.commit, **asdict(place), "split": way.split,
-                          "visits": [asdict(visit) for visit in visits]}, indent=2, ensure_ascii=False))  # fmt: skip
+                          "synthetic": is_synthetic(way), "visits": [asdict(visit) for visit in visits]},
+                         indent=2, ensure_ascii=False))  # fmt: skip
     else:
         show_visits(build, plan, way, visits, console())
 
@@ -147,7 +148,13 @@ def shares(content: Content) -> Table:
     for share in content.shares:
         part = share.tokens / max(content.tokens, 1)
         licence = plain(share.license) if share.license else UNKNOWN
-        table.add_row(plain(share.source), licence, f"{share.documents:,}", f"{share.tokens:,}", f"{part:.1%}")
+        table.add_row(
+            marked(plain(share.source), share.synthetic),
+            licence,
+            f"{share.documents:,}",
+            f"{share.tokens:,}",
+            f"{part:.1%}",
+        )
     return table
 
 
@@ -158,14 +165,16 @@ def top(content: Content) -> Table:
         table.add_column(name, justify="left" if name in ("id", "document") else "right", overflow="fold")
     for each in content.top:
         part = each.tokens / max(content.tokens, 1)
-        table.add_row(each.id, f"{plain(each.source)}: {plain(each.origin)}", f"{each.tokens:,}", f"{part:.2%}")
+        source = marked(plain(each.source), each.synthetic)
+        table.add_row(each.id, f"{source}: {plain(each.origin)}", f"{each.tokens:,}", f"{part:.2%}")
     return table
 
 
 def show_visits(build: Build, plan: Plan, way: Way, visits: list[Visit], out: Console) -> None:
     """Write when a document was seen, for people."""
     out.print(f"In the build of {plain(build.title)}:")
-    out.print(f"\n{plain(way.source)}: {plain(way.origin)}", style="bold", soft_wrap=True)
+    source = marked(plain(way.source), is_synthetic(way))
+    out.print(f"\n{source}: {plain(way.origin)}", style="bold", soft_wrap=True)
     line(out, "id", way.id)
     for name, value in outcome(way):
         line(out, name, value)
@@ -175,6 +184,11 @@ def show_visits(build: Build, plan: Plan, way: Way, visits: list[Visit], out: Co
     out.print(samples(visits[:SHOWN_SAMPLES]))
     if len(visits) > SHOWN_SAMPLES:
         out.print(f"{len(visits) - SHOWN_SAMPLES:,} more samples: --json has all of them")
+
+
+def is_synthetic(way: Way) -> bool:
+    """Whether a language model wrote the document."""
+    return way.meta.get("synthetic") is True
 
 
 def epochs(plan: Plan, visits: list[Visit]) -> Table:

@@ -24,10 +24,11 @@ from stages.evaluate.exam import Sheet, accuracies, asked_of_harness, prepare, s
 from stages.evaluate.harness import harness_scores
 from stages.evaluate.held_out import HeldOut, held_out, per_byte
 from stages.evaluate.intervals import intervals
-from stages.evaluate.params import EvaluateParams, ProbeParams, SamplesParams
+from stages.evaluate.params import EvaluateParams, SamplesParams
 from stages.evaluate.probe import Labelled, probe_curve, probe_entry, read_labelled
 from stages.evaluate.references import reference_bits
 from stages.evaluate.tasks import mean, standard_error
+from stages.items import ProbeParams
 from stages.mixture import load_mixture
 from stages.params import Refusal, load_params
 from stages.process import die_with_parent, log, progress, run

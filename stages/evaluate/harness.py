@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from stages.items import TaskParams
+from stages.items import TaskParams, read_task
 from stages.params import Refusal
 from stages.pinned import pinned
 from stages.process import die_with_parent
@@ -54,7 +55,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     },
 }
-READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 CODE = ("include", "class", "custom_dataset", "use_prompt", "unsafe_code")  # would run or fetch what isn't pinned
 BOOTSTRAPS = 1000  # of a metric whose standard error has no formula
 QUIET_OFFLINE = {
@@ -108,23 +108,30 @@ def harness_task(task: TaskParams) -> dict[str, Any]:
         Refusal: if the file or the definition isn't the pinned one, or the definition would run or fetch other things.
     """
     where = f"evaluate.tasks: {task.name}"
-    pinned(task.data, task.sha256, where)
-    reader = READERS.get(Path(task.data).suffix)
-    if reader is None:
-        raise Refusal(f"params.yaml, {where}: {task.data} must end in one of {', '.join(READERS)}")
+    read_task(task)
     config = LAYOUTS[task.layout] if task.layout else _definition(task, where)
     if task.shots:
         config = {**config, "num_fewshot": task.shots, "fewshot_config": {"sampler": "first_n"}}
     few = {"fewshot_split": "test"} if config.get("num_fewshot") else {}
     return {
         "num_fewshot": 0,
-        **{key: value for key, value in config.items() if not key.endswith("_split") and key != "dataset_name"},
+        **{
+            key: value for key, value in config.items() if not key.endswith("_split") and not key.startswith("dataset_")
+        },
         **few,
         "task": task.name,
-        "dataset_path": reader,
-        "dataset_kwargs": {"data_files": {"test": str(Path(task.data).resolve())}},
+        "custom_dataset": partial(_dataset, task),
         "test_split": "test",
     }
+
+
+def _dataset(task: TaskParams, **_: Any) -> dict[str, Any]:
+    """In the harness' own process, which adds its metadata: the rows of `task`, as its data set."""
+    from datasets import Dataset
+
+    rows = [row for _, row in read_task(task)]
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    return {"test": Dataset.from_dict(columns, on_mixed_types="use_json")}
 
 
 def _definition(task: TaskParams, where: str) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from pydantic import Field, model_validator
 
-from stages.items import TaskParams
+from stages.items import ProbeParams, TaskParams
 from stages.params import StageParams
-from stages.pinned import SHA256
 
 
 class SamplesParams(StageParams):
@@ -14,17 +13,6 @@ class SamplesParams(StageParams):
     tokens: int = Field(64, ge=1, description="how many are written after a prompt")
     temperature: float = Field(0.8, gt=0, description="of the drawn text")
     seed: int = Field(0, description="of the drawn text")
-
-
-class ProbeParams(StageParams):
-    """A short fine-tuning of every published checkpoint, on texts with labels."""
-
-    data: str = Field(min_length=1, description="JSON lines with text and label, from the project's folder")
-    sha256: str = Field(pattern=SHA256, description="of that file: another one is refused")
-    steps: int = Field(32, ge=1, description="of the fine-tuning")
-    batch: int = Field(16, ge=1, description="texts in a step")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, for the model and for what is put on it")
-    seed: int = Field(0, ge=0, description="of the order of the texts, and of which of them test")
 
 
 class EvaluateParams(StageParams):

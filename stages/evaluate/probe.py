@@ -9,7 +9,6 @@ sees the same texts in the same order.
 Axes: B texts, T tokens, D hidden, L labels.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +19,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stages.evaluate.params import ProbeParams
 from stages.evaluate.tasks import PLACES, standard_error
+from stages.items import ProbeParams, read_labelled_texts
 from stages.params import Refusal
-from stages.pinned import pinned_lines
 
 TEST_SHARE = 0.25
 MOST_TESTED = 1000
 BATCH = 32  # texts tested at once
-KEY = "evaluate.probe"
 
 
 Text = tuple[tuple[int, ...], int]  # its tokens; the number of its label
@@ -47,9 +44,9 @@ def read_labelled(params: ProbeParams, tokenizer: Tokenizer, length: int) -> Lab
     """The texts of the probe's file, each cut after `length` tokens, and split by the seed.
 
     Raises:
-        Refusal: if the file isn't the one that was pinned, or a line has no text and label.
+        Refusal: as read_labelled_texts; or if there are too few texts or labels.
     """
-    rows = [_row(where, line) for where, line in pinned_lines(params.data, params.sha256, KEY, "texts")]
+    rows = read_labelled_texts(params)
     names = sorted({label for _, label in rows})
     if len(names) < 2 or len(rows) < 4:
         raise Refusal(f"{params.data} has {len(rows)} texts and {len(names)} labels; a probe needs 4 and 2 at least")
@@ -62,14 +59,6 @@ def read_labelled(params: ProbeParams, tokenizer: Tokenizer, length: int) -> Lab
     return Labelled(
         tuple(texts[number] for number in order[tested:]), tuple(texts[number] for number in order[:tested]), len(names)
     )
-
-
-def _row(where: str, line: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-        return str(row["text"]), str(row["label"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refusal(f"{where} has no text and label ({error!r}); each line of {KEY} needs both") from None
 
 
 class Classifier(nn.Module):

@@ -3,20 +3,18 @@
     texts  ->  words, marks, lines, paragraphs (arrays)  ->  counts and ratios
 
 Gopher (Rae et al. 2021, arXiv:2112.11446, appendix A1.1), C4 (Raffel et al. 2020, arXiv:1910.10683,
-section 2.2), FineWeb (Penedo et al. 2024, arXiv:2406.17557, section 3.6), and for code The Stack
-(Kocetkov et al. 2022, arXiv:2211.15533), StarCoder (Li et al. 2023, arXiv:2305.06161) and StarCoder2
-(Lozhkov et al. 2024, arXiv:2402.19173). docs/rules.md defines each signal and says where it differs
-from other programs. Counts are summed as integers and divided once, so a signal has the same bits
-on every machine and in every batch.
+section 2.2), FineWeb (Penedo et al. 2024, arXiv:2406.17557, section 3.6), and for code those of code_signals.py.
+docs/rules.md defines each signal and says where it differs from other programs. Counts are summed as
+integers and divided once, so a signal has the same bits on every machine and in every batch.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import compress
 
 import numpy as np
 import polars as pl
 
+from stages.extract.code_signals import code_signals
 from stages.extract.joined import tokens_of
 from stages.extract.params import WordDefinition
 from stages.extract.spacy_words import spacy_words_of
@@ -47,22 +45,6 @@ CLOSING_MARKS = "[\"'”’»)\\]]"
 LINE_PUNCTUATION = r"\p{Sentence_Terminal}"  # as datatrove's list; no quotes
 
 MEASURED_CHARACTERS = 1 << 21  # some 400,000 words, of which Gopher's rules allow 100,000
-
-# Where a generator signs: the head of the file.
-GENERATED_HEAD_CHARACTERS = 1000
-GENERATED = r"(?i)auto-?generated|automatically generated|generated automatically|do not (?:edit|modify)"
-
-XML_HEAD_CHARACTERS = 100  # Li et al. 2023, section 3.2
-
-# Data written as text (Lozhkov et al. 2024, section 3.1): base64 in lines of at least 64 characters, bytes and UTF-16
-# as escapes, eight in a row. Only a text with such a run, or an escape, is searched.
-LONG_RUN = 64
-ESCAPES = ["\\x", "0x", "\\u"]
-ENCODED = (
-    r"(?:[A-Za-z0-9+/]{64,}={0,2}[ \t\n]?)+"
-    r"|(?:(?:\\x|0x)[0-9A-Fa-f]{2}[,; \t\n]*){8,}"
-    r"|(?:\\u[0-9A-Fa-f]{4}){8,}"
-)
 
 INTEGER, REAL = pl.Int64(), pl.Float64()
 
@@ -103,6 +85,8 @@ SIGNAL_SCHEMA = pl.Schema(
         "encoded_run": INTEGER,
         "generated_marks": INTEGER,
         "xml_marks": INTEGER,
+        "visible_characters": INTEGER,
+        "visible_ratio": REAL,
     }
 )
 
@@ -134,7 +118,7 @@ def _measure_batch(texts: list[str], definition: WordDefinition) -> pl.DataFrame
         **repeated_ngrams(buffer, words),
         **layout_signals(buffer, words),
         "sentences": sentences(buffer, lines),
-        **encoded_signals(texts, buffer, lines, counts),
+        **code_signals(heads),
     }
     return pl.DataFrame({name: columns[name] for name in SIGNAL_SCHEMA}, schema=SIGNAL_SCHEMA)
 
@@ -176,9 +160,6 @@ def count_strings(texts: list[str]) -> Columns:
         ellipses=text.str.count_matches("...", literal=True) + text.str.count_matches("…", literal=True),
         lorem_ipsum=text.str.count_matches("(?i)lorem ipsum"),
         curly_brackets=text.str.count_matches("{", literal=True),
-        generated_marks=text.str.head(GENERATED_HEAD_CHARACTERS).str.count_matches(GENERATED),
-        xml_marks=text.str.head(XML_HEAD_CHARACTERS).str.count_matches("<?xml version=", literal=True),
-        escapes=text.str.contains_any(ESCAPES),
     )
     return {name: found[name].cast(pl.Int64).to_numpy() for name in found.columns}
 
@@ -313,18 +294,6 @@ def sentences(buffer: Buffer, lines: Lines) -> Ints:
         last = last - buffer.is_a(CLOSING_MARKS, last)
     ended = buffer.is_a(SENTENCE_MARKS, last) | lines.ends_line
     return per_text(lines.chunk_ends[ended] - 1, buffer)
-
-
-def encoded_signals(texts: list[str], buffer: Buffer, lines: Lines, counts: Columns) -> Columns:
-    """How much of each text is encoded data, and the longest piece of it, in characters."""
-    long_chunks = lines.chunk_starts[lines.chunk_ends - lines.chunk_starts >= LONG_RUN]
-    suspicious = counts["escapes"].astype(bool)
-    suspicious[np.searchsorted(buffer.starts, long_chunks, "right") - 1] = True
-    searched = pl.Series(list(compress(texts, suspicious)), dtype=pl.String).str.extract_all(ENCODED)
-    lengths = searched.list.eval(pl.element().str.strip_chars_end().str.len_chars())
-    total, longest = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
-    total[suspicious], longest[suspicious] = lengths.list.sum().fill_null(0), lengths.list.max().fill_null(0)
-    return {"encoded_ratio": ratio(total, counts["characters"]), "encoded_run": longest}
 
 
 def layout_signals(buffer: Buffer, words: Words) -> Columns:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.documents import fresh_folder, shard_paths, write_manifest
-from stages.filter.decontamination import read_tasks, wanted_of
+from stages.filter.decontamination import read_sets, wanted_of
 from stages.filter.params import FilterParams
 from stages.filter.rule import rules
 from stages.filter.shards import filter_shard
@@ -57,9 +57,8 @@ def check_files(source: str, params: FilterParams) -> None:
     """Refuse a list or a task that isn't the pinned file before any shard is read."""
     rules(params, f"sources.{source}.filter")
     if params.decontamination is not None:
-        tasks = read_tasks()
-        wanted_of(tasks, params.decontamination.words)
-        log.info("filter %s: decontamination against %d tasks", source, len(tasks))
+        wanted = wanted_of(read_sets(), params.decontamination.words)
+        log.info("filter %s: decontamination against %d evaluation sets", source, len(set(wanted.tasks)))
 
 
 def main() -> None:

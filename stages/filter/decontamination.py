@@ -1,12 +1,11 @@
 """Documents that hold an item of an evaluation: which ones, and which items.
 
-params.yaml: evaluate.tasks, their files  ->  hashes of the items' n-grams  ->  hits: document, task, item
+files of evaluate.tasks and evaluate.probe  ->  hashes of the items' n-grams  ->  hits: document, task, item
 
 The grams are those by which evaluate tells an item that the training text holds from one that it doesn't
 (stages.ngrams), so what this rule has gone over has no contaminated item left.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,50 +15,53 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from stages.items import TaskParams, read_items
+from stages.items import PROBE, ProbeParams, TaskParams, read_items, read_labelled_texts, read_task
 from stages.ngrams import Grams, grams_in, grams_of_item, owners_of_grams, where_held, words_in
-from stages.params import PARAMS_FILE, Refusal, StageParams, parse_params, read_params
-from stages.pinned import pinned_lines
+from stages.params import PARAMS_FILE, StageParams, parse_params, read_params
 from stages.words import Hashes, Ints, batches
 
 RULE = "decontamination"
-# `item` is the number of the item in its task, from 0.
+# `task` is the name of a task, or `evaluate.probe`; `item` is the number of the item in it, from 0.
 HIT_SCHEMA = pl.Schema({"id": pl.String(), "task": pl.String(), "item": pl.Int64()})
 
 
-class _Tasks(StageParams):
+class EvaluationSets(StageParams):
+    """What of `evaluate` names items."""
+
     tasks: tuple[TaskParams, ...] = Field(())
+    probe: ProbeParams | None = Field(None)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The n-grams that are looked for, of every item of every task."""
+    """The n-grams that are looked for, of every item of every set."""
 
     tasks: tuple[str, ...]  # of each item
-    numbers: tuple[int, ...]  # of each item in its task
+    numbers: tuple[int, ...]  # of each item in it
     hashes: Grams  # sorted, by size; one may be there for several items
     items: dict[int, Ints]  # whose each of them is
 
 
-def read_tasks() -> tuple[TaskParams, ...]:
-    """The tasks that evaluate is configured with.
+def read_sets() -> EvaluationSets:
+    """The evaluation sets that evaluate is configured with.
 
     Raises:
-        Refusal: if params.yaml has no such section, or it isn't valid.
+        Refusal: if params.yaml has them, and they aren't valid.
     """
     section = read_params().get("evaluate")
-    given = section.get("tasks", ()) if isinstance(section, dict) else ()
-    return parse_params(_Tasks, {"tasks": given}, f"{PARAMS_FILE}: evaluate").tasks
+    named = section if isinstance(section, dict) else {}
+    given = {name: named[name] for name in EvaluationSets.model_fields if name in named}
+    return parse_params(EvaluationSets, given, f"{PARAMS_FILE}: evaluate")
 
 
 @cache
-def wanted_of(tasks: tuple[TaskParams, ...], words: int) -> Wanted:
-    """What is looked for of the items of `tasks`, `words` in a row. Read once in a process.
+def wanted_of(sets: EvaluationSets, words: int) -> Wanted:
+    """What is looked for of the items of `sets`, `words` in a row. Read once in a process.
 
     Raises:
         Refusal: if a file isn't the one that is pinned, or has no items.
     """
-    texts = [(task.name, number, text) for task in tasks for number, text in enumerate(item_texts(task))]
+    texts = [(name, number, text) for name, items in item_texts(sets) for number, text in enumerate(items)]
     grams = [grams_of_item(text, words) for _, _, text in texts]
     hashes, items = {}, {}
     for size in sorted({size for each in grams for size in each}):
@@ -71,24 +73,19 @@ def wanted_of(tasks: tuple[TaskParams, ...], words: int) -> Wanted:
     return Wanted(tuple(task for task, _, _ in texts), tuple(number for _, number, _ in texts), hashes, items)
 
 
-def item_texts(task: TaskParams) -> list[str]:
-    """What a document may hold of each item: context and right continuation, or all text of a row without a layout."""
+def item_texts(sets: EvaluationSets) -> Iterable[tuple[str, list[str]]]:
+    """The name of each set, and what a document may hold of each of its items."""
+    for task in sets.tasks:
+        yield task.name, task_texts(task)
+    if sets.probe is not None:
+        yield PROBE, [text for text, _ in read_labelled_texts(sets.probe)]
+
+
+def task_texts(task: TaskParams) -> list[str]:
+    """Of each item context and right continuation, or without a layout all text of its row."""
     if task.layout is not None:
         return [item.text for item in read_items(task)]
-    if not task.data.endswith((".jsonl", ".json")):
-        raise Refusal(
-            f"{PARAMS_FILE}: decontamination reads JSON lines, and evaluate.tasks: {task.name} has {task.data}; "
-            f"give its items as .jsonl, or take decontamination out of the source's filter"
-        )
-    lines = pinned_lines(task.data, task.sha256, f"evaluate.tasks: {task.name}", "items")
-    return [" ".join(_strings(_parsed(where, line))) for where, line in lines]
-
-
-def _parsed(where: str, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        raise Refusal(f"{where} is not JSON; bring the task's items as JSON lines") from None
+    return [" ".join(_strings(row)) for _, row in read_task(task)]
 
 
 def _strings(value: Any) -> Iterable[str]:

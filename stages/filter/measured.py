@@ -9,6 +9,9 @@ from stages.documents import read_shard
 from stages.filter.rule import Rule, columns_of
 from stages.params import PARAMS_FILE, Refusal
 
+# Of documents: whether a language model wrote them, as download says in their meta.
+SYNTHETIC = pl.col("meta").str.json_path_match("$.synthetic").eq("true").fill_null(False).alias("synthetic")
+
 # Signals that extract measures only if it is told to, and by which of its parameters.
 ASKED_FOR = {"quality_score": "quality"}
 

@@ -113,6 +113,14 @@ class DataFileRules(StageParams):
     min_alphabetic_ratio: Ratio = Field(0.5, ge=0, le=1)
 
 
+class HtmlFileRules(StageParams):
+    """Which files of HTML, in a source of code, show something (Li et al. 2023, section 3.2)."""
+
+    languages: tuple[str, ...] = Field(("html",), min_length=1, description="asked of documents in these alone")
+    min_visible_characters: Count = Field(100, ge=0)
+    min_visible_ratio: Ratio = Field(0.2, ge=0, le=1)
+
+
 class QualityRules(StageParams):
     """What the classifier of `extract.quality` must say."""
 
@@ -120,7 +128,10 @@ class QualityRules(StageParams):
 
 
 class DecontaminationRules(StageParams):
-    """No document may hold an item of `evaluate.tasks` (Brown et al. 2020, appendix C). Asked last, and of texts."""
+    """No document may hold an item of an evaluation set (Brown et al. 2020, appendix C). Asked last, and of texts.
+
+    These are all that `evaluate.tasks` and `evaluate.probe` name.
+    """
 
     words: int = Field(
         WORDS, ge=LEAST_WORDS, le=64, description="in a row that an item shares; a shorter one is looked for whole"
@@ -139,5 +150,6 @@ class FilterParams(StageParams):
     fineweb: FineWebRules | None = None
     code: CodeRules | None = None
     data_files: DataFileRules | None = None
+    html_files: HtmlFileRules | None = None
     quality: QualityRules | None = None
     decontamination: DecontaminationRules | None = None

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -13,10 +14,11 @@ from rich.console import Console
 
 from lineage.diff.causes import ABSENT, flat, ran_again, roots
 from lineage.diff.compare import difference, mixture_changes, source_changes, two_builds
-from lineage.diff.documents import Moved, Sample
+from lineage.diff.documents import Moved, Sample, moved
 from lineage.diff.results import Score
 from lineage.diff.show import show
 from lineage.history import Build, build_at
+from stages.documents import DECISION_SCHEMA, write_manifest, write_shard
 from stages.params import Refusal
 
 HOSTILE = "[red]x[/red] \x1b[2J\u202e"
@@ -282,9 +284,31 @@ def test_intervals_overlap_if_they_have_a_value_in_common(old, new, overlap):
 
 
 def test_hostile_text_is_shown_as_text(found):
-    way = Moved(HOSTILE, "trained on", HOSTILE, 1, 1, 0, (Sample("0" * 32, HOSTILE, HOSTILE),))
+    way = Moved(HOSTILE, "trained on", HOSTILE, 1, 1, 0, (Sample("0" * 32, HOSTILE, True, HOSTILE),))
 
     page = shown(replace(found, moved=[way], unknown=[HOSTILE]))
 
     assert "[red]x[/red]" in page
+    assert "(synthetic)" in page
     assert not {"\x1b", "\u202e"} & set(page)
+
+
+def test_a_ledger_that_does_not_say_what_is_synthetic_is_compared_with_one_that_does(tmp_path):
+    kept = dict.fromkeys(DECISION_SCHEMA) | {"id": "a", "origin": "o", "keep": True, "split": "train"}
+    ledgers = {
+        "old": pl.DataFrame([kept], schema=DECISION_SCHEMA).drop("synthetic"),
+        "new": pl.DataFrame([kept | {"split": "held_out", "synthetic": True}], schema=DECISION_SCHEMA),
+    }
+    for name, ledger in ledgers.items():
+        folder = tmp_path / name / "data/dedup/web"
+        folder.mkdir(parents=True)
+        write_shard(folder / "decisions-00000.parquet", ledger)
+        write_manifest(folder, {})
+    shelf = SimpleNamespace(folder=lambda build, path: tmp_path / build.title)
+    old, new = (SimpleNamespace(title=name, outs={"data/dedup": None}) for name in ledgers)
+
+    [there] = moved(shelf, (old, "web"), (new, "web"))
+    [gone] = moved(shelf, (new, "web"), None)
+    [came] = moved(shelf, None, (old, "web"))
+
+    assert [each.samples[0].synthetic for each in (there, gone, came)] == [True, True, False]

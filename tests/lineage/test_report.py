@@ -13,11 +13,12 @@ from flows.attest import write_record
 from flows.seen import Seen
 from lineage.history import build_at
 from lineage.report import write_report
-from lineage.report.census import take
-from lineage.report.documents import DROPPED, HELD_OUT, TRAIN, UNEXTRACTED, quotas, sample
+from lineage.report.census import Census, take
+from lineage.report.documents import DROPPED, FATE_SCHEMA, HELD_OUT, TRAIN, UNEXTRACTED, quotas, sample
 from lineage.report.drawings import bar_edges, heights
 from lineage.report.pages import PAGES
 from lineage.report.runs import spoken
+from lineage.report.search import COLUMNS, index
 from stages.params import Refusal
 
 NAMES = [f"{page}.html" for page in PAGES]
@@ -412,6 +413,18 @@ def test_a_sample_does_not_depend_on_how_documents_are_sharded():
 
     assert chosen["id"].to_list() == whole["id"].to_list()
     assert sorted(whole["id"]) == sorted(table["id"])[:10]
+
+
+def test_the_search_page_knows_what_a_language_model_wrote():
+    row = dict.fromkeys(FATE_SCHEMA) | {"id": "a", "fate": "train", "synthetic": True}
+    sampled = pl.DataFrame([row, row | {"id": "b", "synthetic": False}], schema=FATE_SCHEMA)
+    census = Census("web", (), (), (), (), (), sampled)
+
+    first, second = index([census])["rows"]
+
+    assert first[COLUMNS.index("synthetic")] is True
+    assert len(second) <= COLUMNS.index("synthetic")
+    assert census.is_synthetic
 
 
 def test_a_histogram_counts_every_value_and_holds_its_threshold():

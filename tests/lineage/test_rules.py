@@ -89,7 +89,20 @@ def test_samples_are_the_nearest_to_the_threshold_on_either_side(web):
     assert [each["value"] for each in rule["samples"]["not_dropped"]] == [24.0, 38.0]
     assert rule["samples"]["dropped"][0] == {
         "id": document_id("web", LONG), "origin": "0!2", "value": 12.0, "text": LONG[:80],
+        "synthetic": False,
     }  # fmt: skip
+
+
+def test_a_sample_that_a_language_model_wrote_is_marked(web):
+    path = web / "data/extract/web/documents-00001.parquet"
+    documents = pl.read_parquet(path)
+    write_shard(path, documents.with_columns(meta=pl.Series(["{}", '{"synthetic": true}'])))
+    write_manifest(path.parent, {})
+
+    [rule] = answer("--rule", "gopher_quality.min_words")["rules"]
+
+    assert [each["synthetic"] for each in rule["samples"]["not_dropped"]] == [False, True]
+    assert asked("--rule", "gopher_quality.min_words").count("1!1 (synthetic)") == 1
 
 
 def test_what_is_taken_down_is_asked_no_rule(web):

@@ -53,6 +53,13 @@ def build(tmp_path):
     return tmp_path
 
 
+def test_a_source_that_a_language_model_wrote_is_marked(build):
+    write(build / "data/download/wiki/manifest.json", {"counts": {}, "shards": [], "about": {"synthetic": True}})
+
+    assert [source.synthetic for source in read_summary(build).sources] == [True, False]
+    assert "wiki (synthetic)" in shown(build)
+
+
 def shown(root):
     output = io.StringIO()
     show(read_summary(root), Console(file=output, width=140, markup=False, emoji=False, highlight=False))

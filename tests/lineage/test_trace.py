@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from lineage.trace.show import Visit, visits_of
 from lineage.training import plan_of
 from lineage.why.answer import WANTED, answer_of
 from lineage.why.way import Way, way_of
+from stages.documents import write_manifest, write_shard
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -178,6 +180,22 @@ def test_what_a_checkpoint_has_seen_is_the_sum_of_its_steps(followed):
         for source in ("stories", "scripts")
     }
     assert content.top[0].tokens == max(total.values())
+
+
+def test_what_a_language_model_wrote_is_marked_and_an_older_ledger_marks_nothing(followed, tmp_path):
+    shutil.copytree(followed.folder / "data", tmp_path / "data")
+    for path in (tmp_path / "data/dedup").glob("*/decisions-*.parquet"):
+        ledger = pl.read_parquet(path)
+        is_old = path.parent.name == "scripts"
+        write_shard(path, ledger.drop("synthetic") if is_old else ledger.with_columns(synthetic=pl.lit(True)))
+    for folder in (tmp_path / "data/dedup").iterdir():
+        write_manifest(folder, {})
+
+    content = content_of(tmp_path, followed.plan, 1, STEPS)
+
+    assert {(share.source, share.synthetic) for share in content.shares} == {("stories", True), ("scripts", False)}
+    assert {(each.source, each.synthetic) for each in content.top} <= {("stories", True), ("scripts", False)}
+    assert not any(each.synthetic for each in content_of(followed.folder, followed.plan, 1, STEPS).shares)
 
 
 def test_the_checkpoints_around_a_step_are_the_last_without_it_and_the_first_with_it(followed):

@@ -95,6 +95,16 @@ def plainly_kept(shards, params, made=PARAMS):
     return {ids[place]: ids[other] for place, other in zip(places, kept, strict=True)}
 
 
+def test_what_a_language_model_wrote_stays_marked_also_when_it_is_dropped(tmp_path, monkeypatch):
+    lay(tmp_path, {"web": [[prose(1)]], "written": [[prose(1), prose(2), "x"]]}, {"priority": ["web"]})
+
+    run_stage(tmp_path, monkeypatch)
+
+    assert ledger_of(tmp_path, "web")["synthetic"].to_list() == [False]
+    written = ledger_of(tmp_path, "written")
+    assert written.select("keep", "synthetic").rows() == [(False, True), (True, True), (False, True)]
+
+
 # ---- who is a duplicate of whom ----------------------------------------------------------------------------
 
 

@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.documents import DECISION_SCHEMA, DOCUMENT_SCHEMA, write_manifest, write_shard
 from stages.evaluate.contamination import Fate, fates
-from stages.evaluate.params import ProbeParams
 from stages.evaluate.probe import points, probe_curve, probe_entry, read_labelled
 from stages.evaluate.tasks import by_fate
+from stages.items import ProbeParams
 from stages.ngrams import grams_in, grams_of_item, words_in
 from stages.params import Refusal
 
@@ -157,8 +157,8 @@ def test_what_tests_a_probe_is_not_trained_on_and_depends_on_the_seed(labelled, 
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([{"text": "red"}] * 9, r"line 1 has no text and label \(KeyError\('label'\)\)"),
-        (["red"] * 9, "line 1 has no text and label"),
+        ([{"text": "red"}] * 9, "line 1 has no label; each row of evaluate.probe needs text and label"),
+        (["red"] * 9, r"line 1 is no JSON object; params.yaml, evaluate.probe needs texts"),
         ([{"text": "red", "label": 1}] * 9, "has 9 texts and 1 labels; a probe needs 4 and 2"),
     ],
 )

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from itertools import chain, pairwise
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tiny import prose
@@ -78,9 +79,10 @@ metric_list:
 def defined(folder, text=DEFINITION):
     """A task that the harness alone can score."""
     (folder / "rolling.yaml").write_text(text)
-    data = folder / "rolling.jsonl"
+    data = pl.DataFrame(ROWS["language_modeling"]).write_csv().encode()
+    (folder / "rolling.csv").write_bytes(data)
     return TaskParams(
-        name="rolling", data=str(data), sha256=write_rows(data, ROWS["language_modeling"]),
+        name="rolling", data=str(folder / "rolling.csv"), sha256=hashlib.sha256(data).hexdigest(),
         definition=str(folder / "rolling.yaml"), definition_sha256=hashlib.sha256(text.encode()).hexdigest(),
     )  # fmt: skip
 
@@ -300,7 +302,11 @@ def test_guessing_depends_on_the_number_of_choices(tmp_path):
         ("multiple_choice", {"query": "", "choices": ["a", "b"], "gold": 2}, "line 2: gold is 2, of 2 choices"),
         ("multiple_choice", {"query": "", "choices": ["a"], "gold": 0}, "line 2: choices (['a']): List should have"),
         ("schema", {"context_options": ["a", "b"], "continuation": "", "gold": 0}, "line 2: continuation (''): String"),
-        ("language_modeling", [], "line 2: it: Input should be an object"),
+        (
+            "language_modeling",
+            [],
+            "line 2 is no JSON object; params.yaml, evaluate.tasks: language_modeling needs items",
+        ),
     ],
 )
 def test_a_row_that_is_no_item_is_named(tmp_path, layout, row, sentence):

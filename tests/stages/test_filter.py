@@ -95,6 +95,7 @@ def decided(texts, params, **language):
         ("code", CODE + "key = '" + "aB3/" * 40 + "'", "max_encoded_ratio"),
         ("code", CODE * 30 + "key = [\n" + ("aB3/" * 18 + "\n") * 20 + "]", "max_encoded_run"),
         ("code", '<?xml version="1.0"?>\n' + CODE, "max_xml_marks"),
+        ("html_files", CODE, None),
     ],
 )  # fmt: skip
 def test_a_rule_drops_what_it_should_and_keeps_what_it_should(group, text, rule):
@@ -293,6 +294,18 @@ def test_contaminated_documents_are_dropped_last_and_reported_beside_the_decisio
     hits = pl.read_parquet(folder / "hits-00000.parquet")
     assert hits.rows() == [(document_id("test", "0"), "pairs", 0)]
     assert len(pl.read_parquet(folder / "hits-00001.parquet")) == 0
+
+
+def test_what_a_language_model_wrote_is_marked_so_in_its_decisions(web, tmp_path):
+    folder = web([[PROSE, "too short"], [PROSE]], {"gopher_quality": {}})
+    path = tmp_path / "data/extract/web/documents-00000.parquet"
+    write_shard(path, pl.read_parquet(path).with_columns(meta=pl.lit('{"model": "m", "synthetic": true}')))
+    write_manifest(path.parent, {})
+
+    stage.main()
+
+    decisions = [pl.read_parquet(folder / shard_name("decisions", number)) for number in (0, 1)]
+    assert [each["synthetic"].to_list() for each in decisions] == [[True, True], [False]]
 
 
 def test_without_tasks_decontamination_keeps_everything_and_without_it_there_are_no_hits(web):

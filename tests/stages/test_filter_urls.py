@@ -111,6 +111,19 @@ def test_files_in_the_languages_of_data_have_bounds_of_their_own(language, chara
     assert decisions["rule"].to_list() == [f"data_files.{rule}" if rule else None]
 
 
+@pytest.mark.parametrize(
+    ("language", "characters", "share", "rule"),
+    [("html", 99, 0.9, "min_visible_characters"), ("html", 100, 0.19, "min_visible_ratio"), ("html", 100, 0.2, None),
+     ("python", 0, 0.0, None)],
+)  # fmt: skip
+def test_files_of_html_must_show_something(language, characters, share, rule):
+    measured = {"visible_characters": [characters], "visible_ratio": [share]}
+
+    decisions = decided({"html_files": {}}, language=[language], **measured)
+
+    assert decisions["rule"].to_list() == [f"html_files.{rule}" if rule else None]
+
+
 def test_a_document_is_kept_if_its_quality_is_at_least_the_threshold():
     decisions = decided({"quality": {"min_score": 0.5}}, quality_score=[0.5, 0.499, None])
 

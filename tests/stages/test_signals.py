@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +62,41 @@ def slow_sentences(text):
 
 
 def slow_encoded(text):
-    """Pieces of encoded data, however they follow each other."""
-    base64 = r"(?:[A-Za-z0-9+/]{64,}={0,2}[ \t\n]?)+"
-    pieces = regex.findall(
-        rf"{base64}|(?:(?:\\x|0x)[\da-fA-F]{{2}}[,; \t\n]*){{8,}}|(?:\\u[\da-fA-F]{{4}}){{8,}}", text
-    )
-    return [piece.rstrip() for piece in pieces]
+    """Pieces of encoded data, however they follow each other: the first kind that fits at a place."""
+    byte = r"\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)"
+    kinds = [r"[a-zA-Z0-9+/\n=]{64,}", rf"(?:{byte}){{8,}}", r"(?:\\u[0-9a-fA-F]{4}){8,}"]
+    pieces, place = [], 0
+    while place < len(text):
+        found = next(filter(None, (regex.compile(kind).match(text, place) for kind in kinds)), None)
+        pieces += [found[0]] if found else []
+        place = found.end() if found else place + 1
+    return pieces
+
+
+class Shown(HTMLParser):
+    """What a page shows, as a browser reads it."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=False)
+        self.hidden, self.text = 0, ""
+
+    def handle_starttag(self, tag, attrs):
+        self.hidden += tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        self.text += "" if self.hidden else data
+
+
+def slow_visible(text):
+    if "</" not in text:
+        return text
+    page = Shown()
+    page.feed(text)
+    page.close()
+    return page.text
 
 
 def slow_signals(text):
@@ -118,11 +148,14 @@ def slow_signals(text):
         "encoded_run": max(map(len, slow_encoded(text)), default=0),
         "generated_marks": len(
             regex.findall(
-                r"(?i)auto-?generated|automatically generated|generated automatically|do not (?:edit|modify)",
+                r"(?i)auto-?generated|automatically generated|generated automatically|this file is generated"
+                r"|do not (?:edit|modify)",
                 text[:1000],
             )
         ),
         "xml_marks": text[:100].count("<?xml version="),
+        "visible_characters": len(slow_visible(text)),
+        "visible_ratio": over(len(slow_visible(text)), len(text)),
     }
 
 
@@ -146,6 +179,9 @@ TEXTS = [
     "tab\tseparated\x0bvertical\x0cfeed\rreturn\r\nline\x1cfile\x85next\u2028line",
     f"<?xml version='1.0'?>\n<data>{'QUJD' * 16}\n{'REVG' * 20}==\n{'R0hJ' * 15}</data>" + "<?xml version=" * 9,
     "key = '" + r"\x0a\xFF" * 4 + "'; half = '" + r"\x0a" * 7 + "'; table = {" + "0x1f, " * 9 + "}",
+    "<!DOCTYPE html>\n<html><head><title>A page</title>\n<style>p { margin: 1 }</style><!-- a <b>note</b> -->\n"
+    "<SCRIPT type='x'>if (a < b) f('<p>no</p>')</SCRIPT></head><body class='é'>\n<p>Shown, 1 < 2.</p><br/></body>",
+    "48 31 c0 50 68 2f 2f 73 68 and 0x48,0x31,0xC0,0x50,0x68,0x2f,0x2f,0x73, then de ad be ef\n" + "YWJj\n" * 20,
     r"one = '\u00e4'; eight = '" + r"\u20AC" * 8 + "'",
     "_ __ ___ a_b 1_000 12 34 5.6 -- ==== ----\n====\n----\n====\n",
 ]  # fmt: skip
@@ -204,11 +240,19 @@ def test_every_signal_has_a_slow_version():
         ("a\nbb\n\n", "mean_line_length", 0.75),
         ("a b , 1", "alphabetic_token_ratio", 0.5),
         ("ab 12", "alphabetic_ratio", 0.4),
-        ("x" * 64 + " " + "y" * 64, "encoded_run", 129),
+        ("x" * 64 + "\n" + "y" * 64, "encoded_run", 129),
+        ("x" * 64 + " " + "y" * 64, "encoded_run", 64),
+        ("'" + "1f " * 8 + "'", "encoded_run", 24),
+        ("0x1f, " * 8, "encoded_run", 0),  # a comma or white space, not both
+        ("0x1f," * 8, "encoded_run", 40),
+        (r"'" + r"\x1f" * 9 + "'", "encoded_run", 32),  # the edge of no word is before the first
+        ("<p>ab</p>", "visible_characters", 2),
+        ("<p>ab</p>" + "<style>" + "x" * 100 + "</style>", "visible_ratio", 2 / 124),
+        ("a <b> c", "visible_ratio", 1.0),
         ("x" * 63 + " " + "y" * 63, "encoded_run", 0),
         ("a" * 36 + "-" + "x" * 64, "encoded_ratio", 64 / 101),
-        (r"\x00" * 8, "encoded_ratio", 1.0),
-        (r"\x00" * 7, "encoded_ratio", 0.0),
+        (r"\x00" * 8, "encoded_ratio", 0.0),
+        (r"\u00e4" * 8, "encoded_ratio", 1.0),
     ],
 )  # fmt: skip
 def test_a_signal_worked_by_hand(text, signal, value):

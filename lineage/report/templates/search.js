@@ -70,6 +70,7 @@
     };
     add("id", make("code", get(row, "id")));
     add("source", get(row, "source"));
+    add("written by", get(row, "synthetic") ? "a language model (synthetic)" : null);
     add("origin", get(row, "origin"));
     add("URL", get(row, "url") === null ? null : link(get(row, "url")));
     add("duplicate of", get(row, "duplicate_of") === null ? null : searchFor(get(row, "duplicate_of")));
