@@ -1,4 +1,4 @@
-"""Read the formats that hold a text as it stands: a file, a line of JSON, a row of CSV or Parquet."""
+"""Read the formats that hold a text as it stands: a file, a line of JSON, a row of CSV."""
 
 import csv
 import json
@@ -7,18 +7,17 @@ from functools import partial
 from itertools import count
 from typing import IO, Any, cast
 
-import pyarrow.parquet
-
+from stages.extract.columns import from_columns
 from stages.extract.encodings import as_utf8, decoded
 from stages.extract.jats import read_jats
 from stages.extract.language import programming_language
 from stages.extract.params import ExtractParams
+from stages.extract.parquet import read_parquet, read_part_of_parquet
 from stages.extract.parts import PartOfLines
-from stages.extract.records import Found, Part, Reader, Record, Rejected, Unreadable, known, tried, unreadable
+from stages.extract.records import Found, Part, Reader, Record, Rejected, Unreadable
 from stages.extract.web import read_html, read_warc, read_wet
 from stages.extract.wiki import read_mediawiki
 
-PARQUET_BATCH_ROWS = 256
 READ_BYTES = 1 << 20
 
 
@@ -100,29 +99,6 @@ def parse_line(line: bytes, number: int, params: ExtractParams) -> Found:
     return from_columns(values, number, params)
 
 
-def from_columns(values: dict[str, Any], number: int, params: ExtractParams) -> Found:
-    """The document in a row, by the columns that the parameters name."""
-    text = values.get(params.text_column)
-    if not isinstance(text, str):
-        found = f"holds {type(text).__name__}" if params.text_column in values else "is missing"
-        return Unreadable("no_text", f"column {params.text_column} {found}", number)
-    return Record(
-        text,
-        number,
-        license=_value(values, params.license_column),
-        date=_value(values, params.date_column),
-        language=_value(values, params.language_column),
-        meta=known(id=_value(values, params.id_column), url=_value(values, params.url_column)),
-    )
-
-
-def _value(values: dict[str, Any], column: str | None) -> str | None:
-    value = values.get(column) if column else None
-    if value is None:
-        return None
-    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
-
-
 # ---- CSV ----------------------------------------------------------------------------------------------------
 
 
@@ -185,53 +161,6 @@ def parse_row(header: list[str], row: list[str], number: int, params: ExtractPar
     if len(row) != len(header):
         return Unreadable("invalid_csv", f"{len(row)} fields, the header has {len(header)}", number)
     return from_columns(dict(zip(header, row, strict=True)), number, params)
-
-
-# ---- Parquet ------------------------------------------------------------------------------------------------
-
-
-def read_parquet(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
-    """One document for each row."""
-    file = pyarrow.parquet.ParquetFile(stream)
-    return read_row_groups(file, params, Part(0, file.num_row_groups, 0))
-
-
-def read_part_of_parquet(stream: IO[bytes], params: ExtractParams, part: Part) -> Iterator[Found]:
-    """One document for each row of the row groups in a part of the file."""
-    return read_row_groups(pyarrow.parquet.ParquetFile(stream), params, part)
-
-
-def read_row_groups(file: Any, params: ExtractParams, part: Part) -> Iterator[Found]:
-    """One document for each row; of a row group that breaks, what comes before, and then the next group."""
-    first = part.first
-    for group in range(part.begin, part.end):
-        number = first
-        try:
-            for row in _rows(file, group, params):
-                yield tried(partial(_from_row, row, number, params), number)
-                number += 1
-        except Exception as error:
-            broken = unreadable(error, number)
-            rows = first + file.metadata.row_group(group).num_rows - number
-            yield broken._replace(detail=f"{rows} rows of row group {group}: {broken.detail}")
-        first += file.metadata.row_group(group).num_rows
-
-
-def _rows(file: Any, group: int, params: ExtractParams) -> Iterator[Any]:
-    """Each row of a row group, as a table of one."""
-    columns = [column for column in file.schema_arrow.names if column in params.columns()]
-    for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, row_groups=[group], columns=columns):
-        for index in range(batch.num_rows):
-            yield batch, index
-
-
-def _from_row(row: Any, number: int, params: ExtractParams) -> Found:
-    batch, index = row
-    values = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
-    text = values.get(params.text_column)
-    if isinstance(text, bytes):  # written without the mark that they are text
-        values[params.text_column] = decoded(text)
-    return from_columns(values, number, params)
 
 
 READERS: dict[str, Reader] = {
