@@ -108,7 +108,7 @@ def parted(file: File, whole: Piece, params: ExtractParams) -> list[Piece]:
         or format_ not in PARTS
     ):
         return [whole]
-    parts = PARTS[format_](file, whole.size, params.shard_bytes)
+    parts = PARTS[format_](file, whole.size, params)
     return [whole._replace(size=size, part=part) for size, part in parts] or [whole]
 
 
@@ -279,7 +279,7 @@ def read_stream(
         if compression and not (compression == "gz" and format_ in UNPACKED_BY_RECORD):
             stream, name = decompressed(stream, compression), name.rpartition(".")[0]
         if part is not None:
-            yield from PART_READERS[format_](stream, params, part)
+            yield from PART_READERS[format_](stream, name, params, part)
         elif format_ in NEEDS_SEEKING and not stream.seekable():
             yield from read_spooled(stream, name, params, READERS[format_])
         else:

@@ -24,7 +24,7 @@ def read_parquet(stream: IO[bytes], name: str, params: ExtractParams) -> Iterato
     return read_row_groups(file, params, Part(0, file.num_row_groups, 0))
 
 
-def read_part_of_parquet(stream: IO[bytes], params: ExtractParams, part: Part) -> Iterator[Found]:
+def read_part_of_parquet(stream: IO[bytes], name: str, params: ExtractParams, part: Part) -> Iterator[Found]:
     """One document for each row of the row groups in a part of the file."""
     return read_row_groups(pyarrow.parquet.ParquetFile(stream, buffer_size=READ_BYTES, pre_buffer=False), params, part)
 

@@ -1,24 +1,22 @@
-"""Read the formats that hold a text as it stands: a file, a line of JSON, a row of CSV."""
+"""Read the formats that hold a text as it stands: a file, or a line of JSON."""
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from stages.extract.columns import from_columns
+from stages.extract.delimited import read_csv, read_part_of_csv
 from stages.extract.encodings import as_utf8, decoded
 from stages.extract.jats import read_jats
 from stages.extract.language import programming_language
+from stages.extract.lines import Lines, PartOfLines
 from stages.extract.params import ExtractParams
 from stages.extract.parquet import read_parquet, read_part_of_parquet
-from stages.extract.parts import PartOfLines
 from stages.extract.records import Found, Part, Reader, Record, Rejected, Unreadable
 from stages.extract.web import read_html, read_warc, read_wet
 from stages.extract.wiki import read_mediawiki
-
-READ_BYTES = 1 << 20
 
 
 def read_text(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
@@ -48,7 +46,7 @@ def read_jsonl(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[
     return parse_lines(as_utf8(stream), params, 0)
 
 
-def read_part_of_jsonl(stream: IO[bytes], params: ExtractParams, part: Part) -> Iterator[Found]:
+def read_part_of_jsonl(stream: IO[bytes], name: str, params: ExtractParams, part: Part) -> Iterator[Found]:
     """One document for each line that begins in a part of the file."""
     return parse_lines(PartOfLines(stream, part), params, part.first)
 
@@ -66,26 +64,6 @@ def _found_in(params: ExtractParams, number: int, line: bytes | None) -> Found |
     return parse_line(line, number, params) if line.strip() else None
 
 
-class Lines:
-    """The lines of `stream`; None for one that is longer than `max_bytes`, which is never held whole."""
-
-    def __init__(self, stream: Any, max_bytes: int):
-        self.stream, self.max_bytes = stream, max_bytes
-
-    def __iter__(self) -> "Lines":
-        return self
-
-    def __next__(self) -> bytes | None:
-        line = self.stream.readline(self.max_bytes + 1)
-        if not line:
-            raise StopIteration
-        if len(line) <= self.max_bytes or line.endswith(b"\n"):
-            return cast(bytes, line)
-        while line and not line.endswith(b"\n"):
-            line = self.stream.readline(READ_BYTES)
-        return None
-
-
 def parse_line(line: bytes, number: int, params: ExtractParams) -> Found:
     """The document in a line of JSON, or why there is none."""
     try:
@@ -97,70 +75,6 @@ def parse_line(line: bytes, number: int, params: ExtractParams) -> Found:
     if not isinstance(values, dict):
         return Unreadable("invalid_json", "not an object", number)
     return from_columns(values, number, params)
-
-
-# ---- CSV ----------------------------------------------------------------------------------------------------
-
-
-def read_csv(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
-    """One document for each row after the first, which names the columns. A file `*.tsv` has tabs for commas."""
-    csv.field_size_limit(params.max_document_bytes)
-    rows = csv.reader(
-        _TextLines(as_utf8(stream), params.max_document_bytes), delimiter="\t" if name.lower().endswith(".tsv") else ","
-    )
-    try:
-        header = next(rows, [])
-    except csv.Error as error:
-        raise Rejected("invalid_csv", f"the header: {error}") from None
-    for number, row in enumerate(_rows_of_csv(rows)):
-        yield row._replace(number=number) if isinstance(row, Unreadable) else parse_row(header, row, number, params)
-
-
-def _rows_of_csv(rows: Iterator[list[str]]) -> Iterator[list[str] | Unreadable]:
-    """The rows that aren't blank, and in place of each that is none, why."""
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Unreadable("invalid_csv", str(error))
-        except Rejected as error:
-            yield Unreadable(error.rule, error.detail)
-        else:
-            if row:
-                yield row
-
-
-class _TextLines:
-    """The lines of `stream` as text, for csv; bytes that aren't UTF-8 become lone surrogates.
-
-    csv asks for the next line after an error, where a generator would have ended.
-    """
-
-    def __init__(self, stream: IO[bytes], max_bytes: int):
-        self.lines, self.max_bytes, self.codec = Lines(stream, max_bytes), max_bytes, "utf-8-sig"
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.lines)
-        if line is None:
-            raise Rejected("oversized", f"more than {self.max_bytes} bytes")
-        text, self.codec = line.decode(self.codec, "surrogateescape"), "utf-8"
-        return text
-
-
-def parse_row(header: list[str], row: list[str], number: int, params: ExtractParams) -> Found:
-    """The document in a row of CSV, or why there is none."""
-    try:
-        "".join(row).encode()
-    except UnicodeEncodeError:
-        return Unreadable("invalid_utf8", "", number)
-    if len(row) != len(header):
-        return Unreadable("invalid_csv", f"{len(row)} fields, the header has {len(header)}", number)
-    return from_columns(dict(zip(header, row, strict=True)), number, params)
 
 
 READERS: dict[str, Reader] = {
@@ -179,7 +93,8 @@ READERS: dict[str, Reader] = {
 }
 
 # Of the formats in stages.extract.parts.PARTS.
-PART_READERS: dict[str, Callable[[IO[bytes], ExtractParams, Part], Iterator[Found]]] = {
+PART_READERS: dict[str, Callable[[IO[bytes], str, ExtractParams, Part], Iterator[Found]]] = {
+    "csv": read_part_of_csv,
     "jsonl": read_part_of_jsonl,
     "parquet": read_part_of_parquet,
 }

@@ -18,9 +18,10 @@ from reading import shown
 from stages.documents import write_manifest
 from stages.extract import parquet
 from stages.extract.files import find_pieces, group, read_pieces
+from stages.extract.lines import PartOfLines
 from stages.extract.params import ExtractParams
 from stages.extract.parquet import read_parquet
-from stages.extract.parts import PartOfLines, line_parts
+from stages.extract.parts import line_parts
 from stages.extract.shards import extract_shard
 
 LINES = b"".join(b'{"text": "%s"}\n' % (b"x" * (number % 37)) for number in range(300)) + b'\n{"text": "last"}'
@@ -67,12 +68,53 @@ def test_a_part_holds_the_lines_that_begin_in_it(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"aa\nbb\n\ncccccc\nd")
 
-    parts = [part for _, part in line_parts(path, 15, 4)]
+    parts = [part for _, part in line_parts(path, 15, ExtractParams(shard_bytes=4))]
 
     with path.open("rb") as file:
         lines = [list(iter(partial(PartOfLines(file, each).readline, 99), b"")) for each in parts]
     assert lines == [[b"aa\n", b"bb\n"], [b"\n", b"cccccc\n"], [], [b"d"]]
     assert [part.first for part in parts] == [0, 2, 4, 4]
+
+
+ROWS = b"text,url\r\n" + b"".join(b'"a ""%d"",\n\nb",%s\n\n' % (number, b"u" * (number % 37)) for number in range(99))
+
+
+def drawn_csv(seed: int) -> bytes:
+    """A file of CSV, or nearly: quotes, commas and line ends where they fall."""
+    draw = random.Random(seed)
+    pieces = ["a", "b,c", '"', '""', ",", "\n", "\r\n", "\r", "\0", "é", '"x\ny",z\n', "d" * 1001]
+    content = "".join(draw.choices(pieces, [9, 9, 3, 3, 3, 9, 3, 0.3, 0.3, 3, 9, 0.3], k=300)).encode()
+    return b"text,url\n" + content.replace(b"\xc3\xa9", draw.choice([b"\xc3\xa9", b"\xff"]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROWS,
+        b"\xef\xbb\xbf" + ROWS,
+        b'"text\n",url\n' + b"a,b\n" * 99,
+        ROWS + b'"no end\n' + b"a,b\n" * 50,
+        ROWS + b"d" * 3000 + b",e\n" + ROWS + b'"' + b"f\n" * 1000 + b'",g\n' + ROWS,
+        ROWS.decode().encode("utf-16"),
+        *map(drawn_csv, range(30)),
+    ],
+)
+@pytest.mark.parametrize("shard_bytes", [1, 31, 1000])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_rows_of_csv_have_the_same_ids_however_a_file_is_cut(tmp_path, content, shard_bytes, name):
+    (tmp_path / name).write_bytes(content.replace(b",", b"\t") if name == "a.tsv" else content)
+
+    whole, cut = read_in_shards(tmp_path, 1 << 20), read_in_shards(tmp_path, shard_bytes)
+
+    assert len(cut) > 1 or shard_bytes == 1000 or content.startswith(b"\xff\xfe")
+    assert [each for shard in cut for each in shard] == whole[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"t" * 1001 + b"\na\n", b"te\rxt\na\n"])
+def test_csv_without_a_header_is_one_part(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+
+    assert read_in_shards(tmp_path, 1) == read_in_shards(tmp_path, 1 << 20)
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 500, 2000])
