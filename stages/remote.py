@@ -150,24 +150,34 @@ class RemoteFile(NamedTuple):
         return None if not etag or str(etag).startswith("W/") else str(etag).strip('"')
 
     @property
+    def version_id(self) -> str | None:
+        """By what name a versioned bucket keeps this version; None if it is none."""
+        version_id = self.info.get("VersionId")
+        return None if version_id in (None, "null") else str(version_id)
+
+    @property
     def version(self) -> str:
         """A name for the content as it is now, so that parts of two versions are never joined."""
         facts = [str(self.info.get(key)) for key in ("size", "ETag", "Last-Modified", "LastModified", "mtime")]
         return hashlib.sha256("\0".join([self.url, *facts]).encode()).hexdigest()[:32]
 
 
-def look_up(url: str, pace: Pace) -> RemoteFile:
-    """What is known of the file at `url`.
+def look_up(url: str, pace: Pace, version_id: str | None = None) -> RemoteFile:
+    """What is known of the file at `url`, as it is now or as a versioned bucket keeps it under `version_id`.
 
     Raises:
         Refusal: if there is no such file, or it may not be read.
         Interrupted: if that can't be said now.
     """
-    return asked(lambda: _look_up(url), url, pace)
+    named = url if version_id is None else f"{url} (version {version_id})"
+    return asked(lambda: _look_up(url, version_id), named, pace)
 
 
-def _look_up(url: str) -> RemoteFile:
-    filesystem, path = url_to_fs(url)
+def _look_up(url: str, version_id: str | None) -> RemoteFile:
+    if version_id is None:
+        filesystem, path = url_to_fs(url)
+    else:
+        filesystem, path = url_to_fs(f"{url}?versionId={version_id}", version_aware=True)
     filesystem.invalidate_cache()
     return RemoteFile(url, filesystem, path, filesystem.info(path))
 

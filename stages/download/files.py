@@ -53,9 +53,12 @@ def described(name: str, url: str, known: LockedFile | None, source: str, pace: 
     remote = patiently(lambda: look_up(url, pace), url)
     # What was only referred to has no digest.
     if known and known.sha256 and known.etag and (known.url, known.etag) == (url, remote.etag):
-        return known
-    fetched = fetch(url, source, pace)
-    return LockedFile(name=name, bytes=fetched.stat().st_size, sha256=keep(fetched), etag=remote.etag, url=url)
+        return known.model_copy(update={"version_id": remote.version_id})
+    fetched = fetch(url, source, pace, remote.version_id)
+    return LockedFile(
+        name=name, bytes=fetched.stat().st_size, sha256=keep(fetched), etag=remote.etag, url=url,
+        version_id=remote.version_id,
+    )  # fmt: skip
 
 
 def referenced(name: str, url: str, source: str, pace: Pace) -> LockedFile:
@@ -68,11 +71,19 @@ def referenced(name: str, url: str, source: str, pace: Pace) -> LockedFile:
         raise Refusal(f"{url} is a file of this machine; only a URL can be taken by reference, remove `by_reference`")
     remote = patiently(lambda: look_up(url, pace), url)
     if remote.etag and remote.size is not None:
-        return LockedFile(name=name, bytes=remote.size, etag=remote.etag, url=url)
+        return LockedFile(name=name, bytes=remote.size, etag=remote.etag, url=url, version_id=remote.version_id)
     fetched = fetch(url, source, pace)
     file = LockedFile(name=name, bytes=fetched.stat().st_size, sha256=digest_of(fetched), url=url)
     fetched.unlink()
     return file
+
+
+def referred(file: LockedFile, pace: Pace) -> LockedFile:
+    """What the URL of `file` means now; in a versioned bucket, what it has under the version that was locked."""
+    url = file.url or ""
+    remote = patiently(lambda: look_up(url, pace, file.version_id), url)
+    size = file.bytes if remote.size is None else remote.size
+    return file.model_copy(update={"bytes": size, "etag": remote.etag})
 
 
 def fill(params: FilesParams, source: str, locked: Locked, folder: Path) -> None:
@@ -102,7 +113,7 @@ def fill_files(urls: dict[str, str], source: str, locked: Locked, folder: Path, 
     def find(file: LockedFile) -> LockedFile:
         if not by_reference:
             return _placed(file, urls[file.name], source, folder, pace)
-        return file if file.sha256 else referenced(file.name, urls[file.name], source, pace)
+        return file if file.sha256 else referred(file, pace)
 
     for file, found in zip(locked.files, _at_once(find, locked.files), strict=True):
         if differs := difference(file, found):
@@ -125,7 +136,7 @@ def _placed(file: LockedFile, url: str, source: str, folder: Path, pace: Pace) -
         copy(_path(url), folder / file.name)
         return found
     if not (file.sha256 and is_kept(file.sha256)):
-        fetched = fetch(url, source, pace)
+        fetched = fetch(url, source, pace, file.version_id)
         found = LockedFile(name=file.name, bytes=fetched.stat().st_size, sha256=keep(fetched))
         if difference(file, found):
             return found

@@ -182,7 +182,7 @@ class Stream(io.RawIOBase):
 
     def _opened(self) -> Any:
         """The file, opened at the next byte."""
-        remote = look_up(self._url, self._pace)
+        remote = look_up(self._url, self._pace, self._file.version_id)
         if remote.size not in (None, self._file.bytes):
             raise Changed(f"{self._url} has {remote.size} bytes, locked are {self._file.bytes}; {REMEDY}")
         if self._file.etag and remote.etag != self._file.etag:
