@@ -6,7 +6,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -20,11 +21,13 @@ from stages.settings import settings
 log = logging.getLogger("pedigree")
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 WEB = ("http", "https")
 # What fsspec needs beside what this project installs.
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "hf": "huggingface_hub"}
 PARTIAL_CONTENT = 206
+AT_ONCE = 4  # files that are asked for side by side
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 1.0  # doubled after each attempt
 LONGEST_WAIT_SECONDS = 60.0
@@ -62,6 +65,15 @@ def patiently(attempt: Callable[[], T], what: str) -> T:
             wait = random.uniform(longest / 2, longest)
             log.info("%s: %s; trying again in %.1f s", what, trouble, wait)
             time.sleep(wait)
+
+
+def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """`function` of each item, in their order, of a few at a time; the first exception ends it."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            yield from pool.map(function, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class Pace:

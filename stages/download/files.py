@@ -1,22 +1,15 @@
 """Files by URL or glob, as they are, or by reference: then nothing is copied, and extract reads at the URLs."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from stages.documents import MANIFEST
 from stages.download.params import FilesParams
 from stages.download.scratch import copy, digest_of, fetch, is_kept, keep, kept, place
 from stages.locked import Locked, LockedFile, difference, drifted
 from stages.params import Refusal
-from stages.remote import Pace, base_name, expand, is_local, look_up, pace_of, patiently
-
-AT_ONCE = 4  # files that are asked for side by side
-
-T = TypeVar("T")
-R = TypeVar("R")
+from stages.remote import Pace, base_name, expand, is_local, look_up, pace_of, patiently, side_by_side
 
 
 def ask(params: FilesParams, source: str, before: Locked | None) -> Locked:
@@ -43,7 +36,7 @@ def ask_files(
             return referenced(name, urls[name], source, pace)
         return described(name, urls[name], known.get(name), source, pace)
 
-    return list(_at_once(describe, sorted(urls)))
+    return list(side_by_side(describe, sorted(urls)))
 
 
 def described(name: str, url: str, known: LockedFile | None, source: str, pace: Pace) -> LockedFile:
@@ -115,18 +108,9 @@ def fill_files(urls: dict[str, str], source: str, locked: Locked, folder: Path, 
             return _placed(file, urls[file.name], source, folder, pace)
         return file if file.sha256 else referred(file, pace)
 
-    for file, found in zip(locked.files, _at_once(find, locked.files), strict=True):
+    for file, found in zip(locked.files, side_by_side(find, locked.files), strict=True):
         if differs := difference(file, found):
             raise drifted(source, differs)
-
-
-def _at_once(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`function` of each item, in their order, of a few at a time; the first exception ends it."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            yield from pool.map(function, items)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _placed(file: LockedFile, url: str, source: str, folder: Path, pace: Pace) -> LockedFile:

@@ -15,7 +15,8 @@ import pyarrow.parquet
 from stages.extract.delimited import csv_parts
 from stages.extract.encodings import UTF_16
 from stages.extract.params import ExtractParams
-from stages.extract.records import Part, Sized
+from stages.extract.records import Part, Sized, unreadable
+from stages.extract.references import File, Reference
 from stages.process import map_shards
 
 BLOCK_BYTES = 1 << 20
@@ -46,12 +47,16 @@ def lines_begun(path: Path, bounds: tuple[int, int]) -> int:
     return count
 
 
-def row_group_parts(path: Path, size: int, params: ExtractParams) -> list[Sized]:
-    """Row groups in a row, so many that they fill `shard_bytes`. None of a file that can't be read."""
+def row_group_parts(file: File, size: int, params: ExtractParams) -> list[Sized]:
+    """Row groups in a row, so many that they fill `shard_bytes`. None of a file that can't be read.
+
+    Of it only the end is read, so it may be a file at its URL, too.
+    """
     try:
-        with path.open("rb") as file:
-            groups = list(_row_groups(pyarrow.parquet.read_metadata(file)))
-    except (pyarrow.ArrowException, OSError, ValueError):
+        with file.open("rb") as stream:
+            groups = list(_row_groups(pyarrow.parquet.read_metadata(stream)))
+    except Exception as error:
+        unreadable(error, None)  # raises it again if it isn't the file's
         return []
     parts, begin, first, held, rows = [], 0, 0, 0, 0
     for number, (group_bytes, group_rows) in enumerate(groups, start=1):
@@ -70,8 +75,13 @@ def _row_groups(metadata: Any) -> Iterator[tuple[int, int]]:
         yield sum(group.column(column).total_compressed_size for column in columns), group.num_rows
 
 
-PARTS: dict[str, Callable[[Path, int, ExtractParams], list[Sized]]] = {
+PARTS: dict[str, Callable[[Any, int, ExtractParams], list[Sized]]] = {
     "jsonl": line_parts,
     "csv": csv_parts,
     "parquet": row_group_parts,
 }
+
+
+def can_cut(file: File, format_: str | None) -> bool:
+    """If `file` can be entered in the middle, and it doesn't take all of its bytes to know where."""
+    return format_ in PARTS and (not isinstance(file, Reference) or (format_ == "parquet" and not file.is_read_whole))

@@ -22,6 +22,8 @@ from stages.documents import read_manifest
 from stages.download.crawl import sample
 from stages.download.params import CrawlParams
 from stages.extract.__main__ import main as extract
+from stages.extract.files import find_pieces
+from stages.extract.params import ExtractParams
 from stages.locked import differences
 from stages.params import Refusal
 
@@ -202,6 +204,36 @@ def test_a_file_is_read_where_it_is(web, name, content, etags, seekable):
     assert entry == {"path": name, "bytes": len(content), "url": web.url(name)} | (
         {"etag": sha256(content)[:8]} if etags else {"sha256": sha256(content)}
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "etags", "shards"),
+    [
+        ("a.parquet", parquet(TEXTS), True, 5),
+        ("a.parquet", parquet(TEXTS), False, 1),  # it has to be read whole, so it is read once
+        ("a.jsonl", LINES, True, 1),
+        ("a.parquet", b"no parquet at all" * 9, True, 1),
+    ],
+)
+def test_parquet_is_cut_where_it_is_as_only_its_end_is_read_for_that(web, name, content, etags, shards):
+    web.files[name], web.etags = content, etags
+    fetched({"kind": "files", "urls": [web.url(name)], "by_reference": True})
+    expected = documents()["text"].to_list()
+    web.breaks = [20] * 3
+
+    found = documents(shard_bytes=1)
+
+    assert found["text"].to_list() == expected
+    assert len(list(Path("data/extract/texts").glob("documents-*"))) == shards
+
+
+def test_a_server_out_of_reach_is_no_reason_to_cut_a_file_otherwise(web):
+    web.files["a.parquet"] = parquet(TEXTS)
+    fetched({"kind": "files", "urls": [web.url("a.parquet")], "by_reference": True})
+    web.status = 503
+
+    with pytest.raises(Refusal, match=r"a\.parquet: can't be read"):
+        find_pieces(Path("data/download/texts"), ExtractParams(shard_bytes=1))
 
 
 @pytest.mark.parametrize(("etags", "sentence"), [(True, "ETag is .*, locked is "), (False, "sha256 is .*, locked is ")])
