@@ -33,12 +33,18 @@ class LockedFile(StageParams):
     bytes: int = Field(ge=0)
     sha256: str | None = Field(None, pattern=SHA256)
     etag: str | None = None
+    version_id: str | None = None  # in a versioned bucket
     url: str | None = None  # where it is from, if it isn't a file of the project's machine
 
     @property
     def content(self) -> str:
         """What stands for its bytes: the digest, or else the server's word."""
         return f"sha256 {self.sha256}" if self.sha256 else f"ETag {self.etag}"
+
+    @property
+    def remembered(self) -> list[str | None]:
+        """What stands for it where its bytes were never read: what is asked for later."""
+        return [self.etag, self.url, *([self.version_id] if self.version_id else [])]
 
 
 class Locked(StageParams):
@@ -57,7 +63,7 @@ class Locked(StageParams):
     def computed(self) -> str:
         """The digest of what the files are; where they are from is left out, but for what is read there later."""
         facts: list[Any] = [self.kind, self.revision, self.license]
-        facts += [[file.name, file.bytes, file.sha256 or [file.etag, file.url]] for file in self.files]
+        facts += [[file.name, file.bytes, file.sha256 or file.remembered] for file in self.files]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def by_name(self) -> dict[str, LockedFile]:
@@ -151,6 +157,8 @@ def difference(old: LockedFile, new: LockedFile) -> list[str]:
         return [f"{new.name} has {new.bytes} bytes, {new.content} (locked: {old.bytes} bytes, {old.content})"]
     if not old.sha256 and old.url != new.url:
         return [f"{new.name} is at {new.url} (locked: {old.url})"]
+    if not old.sha256 and old.version_id != new.version_id:
+        return [f"{new.name} is version {new.version_id} (locked: {old.version_id})"]
     return []
 
 

@@ -6,7 +6,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -20,11 +21,13 @@ from stages.settings import settings
 log = logging.getLogger("pedigree")
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 WEB = ("http", "https")
 # What fsspec needs beside what this project installs.
 PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "hf": "huggingface_hub"}
 PARTIAL_CONTENT = 206
+AT_ONCE = 4  # files that are asked for side by side
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 1.0  # doubled after each attempt
 LONGEST_WAIT_SECONDS = 60.0
@@ -62,6 +65,15 @@ def patiently(attempt: Callable[[], T], what: str) -> T:
             wait = random.uniform(longest / 2, longest)
             log.info("%s: %s; trying again in %.1f s", what, trouble, wait)
             time.sleep(wait)
+
+
+def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """`function` of each item, in their order, of a few at a time; the first exception ends it."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            yield from pool.map(function, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class Pace:
@@ -150,24 +162,34 @@ class RemoteFile(NamedTuple):
         return None if not etag or str(etag).startswith("W/") else str(etag).strip('"')
 
     @property
+    def version_id(self) -> str | None:
+        """By what name a versioned bucket keeps this version; None if it is none."""
+        version_id = self.info.get("VersionId")
+        return None if version_id in (None, "null") else str(version_id)
+
+    @property
     def version(self) -> str:
         """A name for the content as it is now, so that parts of two versions are never joined."""
         facts = [str(self.info.get(key)) for key in ("size", "ETag", "Last-Modified", "LastModified", "mtime")]
         return hashlib.sha256("\0".join([self.url, *facts]).encode()).hexdigest()[:32]
 
 
-def look_up(url: str, pace: Pace) -> RemoteFile:
-    """What is known of the file at `url`.
+def look_up(url: str, pace: Pace, version_id: str | None = None) -> RemoteFile:
+    """What is known of the file at `url`, as it is now or as a versioned bucket keeps it under `version_id`.
 
     Raises:
         Refusal: if there is no such file, or it may not be read.
         Interrupted: if that can't be said now.
     """
-    return asked(lambda: _look_up(url), url, pace)
+    named = url if version_id is None else f"{url} (version {version_id})"
+    return asked(lambda: _look_up(url, version_id), named, pace)
 
 
-def _look_up(url: str) -> RemoteFile:
-    filesystem, path = url_to_fs(url)
+def _look_up(url: str, version_id: str | None) -> RemoteFile:
+    if version_id is None:
+        filesystem, path = url_to_fs(url)
+    else:
+        filesystem, path = url_to_fs(f"{url}?versionId={version_id}", version_aware=True)
     filesystem.invalidate_cache()
     return RemoteFile(url, filesystem, path, filesystem.info(path))
 

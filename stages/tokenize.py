@@ -4,7 +4,7 @@ kept training documents  ->  token shards, and whose each token is
 """
 
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -44,12 +44,22 @@ def check_vocabulary(vocabulary: int, dtype: str) -> None:
         )
 
 
-def tokenize_shard(shard: tuple[int, Path, Path], folder: Path, dtype: str) -> tuple[int, int, int]:
-    """Write shard (number, documents, decisions) into `folder`; count its documents, tokens and bytes of text."""
+@cache
+def encoder_of(folder: Path, sha256: str) -> tuple[Encoder, int]:
+    """The encoder of the tokenizer in `folder`, and its separator, made once in a process; `sha256` is its file's."""
+    tokenizer, separator = load_tokenizer(folder)
+    return Encoder.of(tokenizer), separator
+
+
+def tokenize_shard(shard: tuple[int, Path, Path], folder: Path, dtype: str, sha256: str) -> tuple[int, int, int]:
+    """Write shard (number, documents, decisions) into `folder`; count its documents, tokens and bytes of text.
+
+    `sha256` is the tokenizer's.
+    """
     number, documents, decisions = shard
-    tokenizer, separator = load_tokenizer(TOKENIZER)
+    encoder, separator = encoder_of(TOKENIZER, sha256)
     kept = kept_of_shard(documents, decisions, ["id", "text"], "train")
-    tokens = [np.append(each, separator) for each in Encoder.of(tokenizer).encode(kept["text"].to_list())]
+    tokens = [np.append(each, separator) for each in encoder.encode(kept["text"].to_list())]
     lengths = pl.Series("tokens", [len(each) for each in tokens], pl.Int64)
     sidecar = pl.DataFrame({"id": kept["id"], "first_token": lengths.cum_sum() - lengths, "tokens": lengths})
     write_tokens(folder, number, tokens, dtype)
@@ -66,9 +76,11 @@ def main() -> None:
     documents = shard_paths(Path("data/extract") / source, "documents")
     decisions = shard_paths(Path("data/dedup") / source, "decisions")
     shards = list(zip(range(len(documents)), documents, decisions, strict=True))
-    counts = map_shards(partial(tokenize_shard, folder=folder, dtype=params.dtype), shards, f"tokenize {source}")
+    sha256 = describe(TOKENIZER / "tokenizer.json")["sha256"]
+    work = partial(tokenize_shard, folder=folder, dtype=params.dtype, sha256=sha256)
+    counts = map_shards(work, shards, f"tokenize {source}")
     totals = dict(zip(("documents", "tokens", "bytes"), map(sum, zip(*counts, strict=True)), strict=True))
-    write_manifest(folder, {**totals, "tokenizer": describe(TOKENIZER / "tokenizer.json")["sha256"]})
+    write_manifest(folder, {**totals, "tokenizer": sha256})
     log.info("tokenize %s: %d documents, %d tokens, in %s", source, totals["documents"], totals["tokens"], folder)
 
 

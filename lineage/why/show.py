@@ -88,7 +88,9 @@ def show_unreadable(bad: Unreadable, out: Console) -> None:
 def facts(way: Way) -> Iterable[tuple[str, str]]:
     """What the document is."""
     yield "id", way.id
-    yield "file", f"data/download/{way.source}/{way.file}" + (f"  sha256 {way.sha256}" if way.sha256 else "")
+    pins = {"sha256": way.sha256, "ETag": way.etag, "version": way.version_id}
+    pinned = [f"  {name} {value}" for name, value in pins.items() if value]
+    yield "file", "".join([way.url or f"data/download/{way.source}/{way.file}", *pinned])
     if way.member is not None:
         yield "member", way.member
     if way.record is not None:

@@ -84,6 +84,9 @@ class Way:
     origin: str
     file: str | None = None
     sha256: str | None = None
+    etag: str | None = None  # of a file that was taken by reference, as are those that follow
+    version_id: str | None = None
+    url: str | None = None
     member: str | None = None
     record: int | None = None
     license: str | None = None
@@ -133,28 +136,33 @@ def way_of(root: Path, build: Build, folder: Path, place: Place, plan: Plan | Re
 
 
 def file_of(root: Path, build: Build, folder: Path, place: Place, unknown: list[str]) -> dict[str, Any]:
-    """The file of download that the document was read from, its digest, the member of the archive, the record."""
+    """The file of download that the document was read from, its digest, the member of the archive, the record.
+
+    Of a file by reference what the lock had of it: a digest, or the server's names for its content.
+    """
     path = f"data/download/{place.source}"
-    digests: dict[str, str] = {}
+    files: dict[str, dict[str, Any]] = {}
     if out := build.outs.get(path):
         try:
             if not (folder / path).exists():
                 lay_out(root, build, out, folder / path)
-            digests = {entry["path"]: entry["sha256"] for entry in read_manifest(folder / path)["shards"]}
+            manifest = read_manifest(folder / path)
+            files = {entry["path"]: entry for entry in [*manifest["shards"], *manifest.get("references", ())]}
         except Missing as missing:
             unknown.append(str(missing))
     else:
         unknown.append(f"{build.title} has no {path}: the digest of the file is unknown")
-    return file_and_member(place.origin, digests)
+    return file_and_member(place.origin, files)
 
 
-def file_and_member(origin: str, digests: dict[str, str]) -> dict[str, Any]:
-    """`origin` (file!member#record) in its parts, with the digest of the file if it is among `digests`."""
+def file_and_member(origin: str, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`origin` (file!member#record) in its parts, with what stands for the content of the file if `files` has it."""
     stem, mark, number = origin.rpartition("#")
     stem, record = (stem, int(number)) if mark and number.isdecimal() else (origin, None)
-    whole = max((name for name in digests if stem == name or stem.startswith(f"{name}!")), key=len, default=None)
+    whole = max((name for name in files if stem == name or stem.startswith(f"{name}!")), key=len, default=None)
     file = whole if whole is not None else stem.partition("!")[0]
-    return {"file": file, "sha256": digests.get(file), "member": stem[len(file) + 1 :] or None, "record": record}
+    known = {name: files.get(file, {}).get(name) for name in ("sha256", "etag", "version_id", "url")}
+    return {"file": file, **known, "member": stem[len(file) + 1 :] or None, "record": record}
 
 
 def questions(build: Build, source: str, measured: dict[str, Any], unknown: list[str]) -> list[Question]:

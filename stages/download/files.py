@@ -1,22 +1,15 @@
 """Files by URL or glob, as they are, or by reference: then nothing is copied, and extract reads at the URLs."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from stages.documents import MANIFEST
 from stages.download.params import FilesParams
 from stages.download.scratch import copy, digest_of, fetch, is_kept, keep, kept, place
 from stages.locked import Locked, LockedFile, difference, drifted
 from stages.params import Refusal
-from stages.remote import Pace, base_name, expand, is_local, look_up, pace_of, patiently
-
-AT_ONCE = 4  # files that are asked for side by side
-
-T = TypeVar("T")
-R = TypeVar("R")
+from stages.remote import Pace, base_name, expand, is_local, look_up, pace_of, patiently, side_by_side
 
 
 def ask(params: FilesParams, source: str, before: Locked | None) -> Locked:
@@ -43,7 +36,7 @@ def ask_files(
             return referenced(name, urls[name], source, pace)
         return described(name, urls[name], known.get(name), source, pace)
 
-    return list(_at_once(describe, sorted(urls)))
+    return list(side_by_side(describe, sorted(urls)))
 
 
 def described(name: str, url: str, known: LockedFile | None, source: str, pace: Pace) -> LockedFile:
@@ -53,9 +46,12 @@ def described(name: str, url: str, known: LockedFile | None, source: str, pace: 
     remote = patiently(lambda: look_up(url, pace), url)
     # What was only referred to has no digest.
     if known and known.sha256 and known.etag and (known.url, known.etag) == (url, remote.etag):
-        return known
-    fetched = fetch(url, source, pace)
-    return LockedFile(name=name, bytes=fetched.stat().st_size, sha256=keep(fetched), etag=remote.etag, url=url)
+        return known.model_copy(update={"version_id": remote.version_id})
+    fetched = fetch(url, source, pace, remote.version_id)
+    return LockedFile(
+        name=name, bytes=fetched.stat().st_size, sha256=keep(fetched), etag=remote.etag, url=url,
+        version_id=remote.version_id,
+    )  # fmt: skip
 
 
 def referenced(name: str, url: str, source: str, pace: Pace) -> LockedFile:
@@ -68,11 +64,19 @@ def referenced(name: str, url: str, source: str, pace: Pace) -> LockedFile:
         raise Refusal(f"{url} is a file of this machine; only a URL can be taken by reference, remove `by_reference`")
     remote = patiently(lambda: look_up(url, pace), url)
     if remote.etag and remote.size is not None:
-        return LockedFile(name=name, bytes=remote.size, etag=remote.etag, url=url)
+        return LockedFile(name=name, bytes=remote.size, etag=remote.etag, url=url, version_id=remote.version_id)
     fetched = fetch(url, source, pace)
     file = LockedFile(name=name, bytes=fetched.stat().st_size, sha256=digest_of(fetched), url=url)
     fetched.unlink()
     return file
+
+
+def referred(file: LockedFile, pace: Pace) -> LockedFile:
+    """What the URL of `file` means now; in a versioned bucket, what it has under the version that was locked."""
+    url = file.url or ""
+    remote = patiently(lambda: look_up(url, pace, file.version_id), url)
+    size = file.bytes if remote.size is None else remote.size
+    return file.model_copy(update={"bytes": size, "etag": remote.etag})
 
 
 def fill(params: FilesParams, source: str, locked: Locked, folder: Path) -> None:
@@ -102,20 +106,11 @@ def fill_files(urls: dict[str, str], source: str, locked: Locked, folder: Path, 
     def find(file: LockedFile) -> LockedFile:
         if not by_reference:
             return _placed(file, urls[file.name], source, folder, pace)
-        return file if file.sha256 else referenced(file.name, urls[file.name], source, pace)
+        return file if file.sha256 else referred(file, pace)
 
-    for file, found in zip(locked.files, _at_once(find, locked.files), strict=True):
+    for file, found in zip(locked.files, side_by_side(find, locked.files), strict=True):
         if differs := difference(file, found):
             raise drifted(source, differs)
-
-
-def _at_once(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`function` of each item, in their order, of a few at a time; the first exception ends it."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            yield from pool.map(function, items)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _placed(file: LockedFile, url: str, source: str, folder: Path, pace: Pace) -> LockedFile:
@@ -125,7 +120,7 @@ def _placed(file: LockedFile, url: str, source: str, folder: Path, pace: Pace) -
         copy(_path(url), folder / file.name)
         return found
     if not (file.sha256 and is_kept(file.sha256)):
-        fetched = fetch(url, source, pace)
+        fetched = fetch(url, source, pace, file.version_id)
         found = LockedFile(name=file.name, bytes=fetched.stat().st_size, sha256=keep(fetched))
         if difference(file, found):
             return found

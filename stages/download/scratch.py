@@ -64,17 +64,17 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(url: str, source: str, pace: Pace) -> Path:
-    """The whole file at `url`, in scratch; what `source` has there of it already isn't asked for again.
+def fetch(url: str, source: str, pace: Pace, version_id: str | None = None) -> Path:
+    """The whole file at `url` (see `look_up`), in scratch; what `source` has there of it already isn't asked for again.
 
     Raises:
         Refusal: if there is no such file, it may not be read, or it stays out of reach.
     """
-    return patiently(lambda: _fetched(url, source, pace), url)
+    return patiently(lambda: _fetched(url, source, pace, version_id), url)
 
 
-def _fetched(url: str, source: str, pace: Pace) -> Path:
-    file = look_up(url, pace)
+def _fetched(url: str, source: str, pace: Pace, version_id: str | None) -> Path:
+    file = look_up(url, pace, version_id)
     part = folder_of(source) / f"{file.version}.part"
     part.touch()
     begin = part.stat().st_size

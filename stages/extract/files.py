@@ -22,12 +22,13 @@ from stages.extract.archives import (
 )
 from stages.extract.language import PROGRAMMING_LANGUAGES
 from stages.extract.params import ExtractParams
-from stages.extract.parts import PARTS
+from stages.extract.parts import PARTS, can_cut
 from stages.extract.readers import PART_READERS, READERS
 from stages.extract.records import Found, Guarded, Part, Reader, Rejected, Unreadable, unreadable
 from stages.extract.references import Downloaded, File
 from stages.globs import is_among, matches
 from stages.params import Refusal
+from stages.remote import side_by_side
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "jsonl": ("jsonl", "ndjson"),
@@ -66,8 +67,12 @@ def find_pieces(folder: Path, params: ExtractParams) -> list[Piece]:
     pieces: list[Piece] = []
     downloaded = Downloaded(folder)
     names = sorted(downloaded.sizes)
-    for name in names:
-        pieces += pieces_of(downloaded.file(name), downloaded.sizes[name], params)
+
+    def ask(name: str) -> list[Piece]:
+        return pieces_of(downloaded.file(name), downloaded.sizes[name], params)
+
+    for found in (side_by_side if downloaded.by_reference else map)(ask, names):
+        pieces += found
     if not pieces:
         raise Refusal(
             f"{folder}: no file of format {params.format} in {', '.join(names[:5])}; correct format or members"
@@ -99,16 +104,11 @@ def pieces_of(file: File, size: int, params: ExtractParams) -> list[Piece]:
 
 
 def parted(file: File, whole: Piece, params: ExtractParams) -> list[Piece]:
-    """`whole`, or the parts of it if it is here, larger than a shard, and can be entered in the middle."""
+    """`whole`, or the parts of it if it is larger than a shard, and can be entered in the middle."""
     format_ = params.format if params.format != "auto" else format_of(whole.file)
-    if (
-        not isinstance(file, Path)
-        or whole.size <= params.shard_bytes
-        or ending_of_compression(whole.file)
-        or format_ not in PARTS
-    ):
+    if whole.size <= params.shard_bytes or ending_of_compression(whole.file) or not can_cut(file, format_):
         return [whole]
-    parts = PARTS[format_](file, whole.size, params.shard_bytes)
+    parts = PARTS[format_ or ""](file, whole.size, params)
     return [whole._replace(size=size, part=part) for size, part in parts] or [whole]
 
 
@@ -279,7 +279,7 @@ def read_stream(
         if compression and not (compression == "gz" and format_ in UNPACKED_BY_RECORD):
             stream, name = decompressed(stream, compression), name.rpartition(".")[0]
         if part is not None:
-            yield from PART_READERS[format_](stream, params, part)
+            yield from PART_READERS[format_](stream, name, params, part)
         elif format_ in NEEDS_SEEKING and not stream.seekable():
             yield from read_spooled(stream, name, params, READERS[format_])
         else:

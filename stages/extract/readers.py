@@ -1,25 +1,22 @@
-"""Read the formats that hold a text as it stands: a file, a line of JSON, a row of CSV or Parquet."""
+"""Read the formats that hold a text as it stands: a file, or a line of JSON."""
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from typing import IO, Any, cast
+from typing import IO, Any
 
-import pyarrow.parquet
-
+from stages.extract.columns import from_columns
+from stages.extract.delimited import read_csv, read_part_of_csv
 from stages.extract.encodings import as_utf8, decoded
 from stages.extract.jats import read_jats
 from stages.extract.language import programming_language
+from stages.extract.lines import Lines, PartOfLines
 from stages.extract.params import ExtractParams
-from stages.extract.parts import PartOfLines
-from stages.extract.records import Found, Part, Reader, Record, Rejected, Unreadable, known, tried, unreadable
+from stages.extract.parquet import read_parquet, read_part_of_parquet
+from stages.extract.records import Found, Part, Reader, Record, Rejected, Unreadable
 from stages.extract.web import read_html, read_warc, read_wet
 from stages.extract.wiki import read_mediawiki
-
-PARQUET_BATCH_ROWS = 256
-READ_BYTES = 1 << 20
 
 
 def read_text(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
@@ -49,7 +46,7 @@ def read_jsonl(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[
     return parse_lines(as_utf8(stream), params, 0)
 
 
-def read_part_of_jsonl(stream: IO[bytes], params: ExtractParams, part: Part) -> Iterator[Found]:
+def read_part_of_jsonl(stream: IO[bytes], name: str, params: ExtractParams, part: Part) -> Iterator[Found]:
     """One document for each line that begins in a part of the file."""
     return parse_lines(PartOfLines(stream, part), params, part.first)
 
@@ -67,26 +64,6 @@ def _found_in(params: ExtractParams, number: int, line: bytes | None) -> Found |
     return parse_line(line, number, params) if line.strip() else None
 
 
-class Lines:
-    """The lines of `stream`; None for one that is longer than `max_bytes`, which is never held whole."""
-
-    def __init__(self, stream: Any, max_bytes: int):
-        self.stream, self.max_bytes = stream, max_bytes
-
-    def __iter__(self) -> "Lines":
-        return self
-
-    def __next__(self) -> bytes | None:
-        line = self.stream.readline(self.max_bytes + 1)
-        if not line:
-            raise StopIteration
-        if len(line) <= self.max_bytes or line.endswith(b"\n"):
-            return cast(bytes, line)
-        while line and not line.endswith(b"\n"):
-            line = self.stream.readline(READ_BYTES)
-        return None
-
-
 def parse_line(line: bytes, number: int, params: ExtractParams) -> Found:
     """The document in a line of JSON, or why there is none."""
     try:
@@ -97,140 +74,6 @@ def parse_line(line: bytes, number: int, params: ExtractParams) -> Found:
         return Unreadable("invalid_json", str(error), number)
     if not isinstance(values, dict):
         return Unreadable("invalid_json", "not an object", number)
-    return from_columns(values, number, params)
-
-
-def from_columns(values: dict[str, Any], number: int, params: ExtractParams) -> Found:
-    """The document in a row, by the columns that the parameters name."""
-    text = values.get(params.text_column)
-    if not isinstance(text, str):
-        found = f"holds {type(text).__name__}" if params.text_column in values else "is missing"
-        return Unreadable("no_text", f"column {params.text_column} {found}", number)
-    return Record(
-        text,
-        number,
-        license=_value(values, params.license_column),
-        date=_value(values, params.date_column),
-        language=_value(values, params.language_column),
-        meta=known(id=_value(values, params.id_column), url=_value(values, params.url_column)),
-    )
-
-
-def _value(values: dict[str, Any], column: str | None) -> str | None:
-    value = values.get(column) if column else None
-    if value is None:
-        return None
-    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)
-
-
-# ---- CSV ----------------------------------------------------------------------------------------------------
-
-
-def read_csv(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
-    """One document for each row after the first, which names the columns. A file `*.tsv` has tabs for commas."""
-    csv.field_size_limit(params.max_document_bytes)
-    rows = csv.reader(
-        _TextLines(as_utf8(stream), params.max_document_bytes), delimiter="\t" if name.lower().endswith(".tsv") else ","
-    )
-    try:
-        header = next(rows, [])
-    except csv.Error as error:
-        raise Rejected("invalid_csv", f"the header: {error}") from None
-    for number, row in enumerate(_rows_of_csv(rows)):
-        yield row._replace(number=number) if isinstance(row, Unreadable) else parse_row(header, row, number, params)
-
-
-def _rows_of_csv(rows: Iterator[list[str]]) -> Iterator[list[str] | Unreadable]:
-    """The rows that aren't blank, and in place of each that is none, why."""
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Unreadable("invalid_csv", str(error))
-        except Rejected as error:
-            yield Unreadable(error.rule, error.detail)
-        else:
-            if row:
-                yield row
-
-
-class _TextLines:
-    """The lines of `stream` as text, for csv; bytes that aren't UTF-8 become lone surrogates.
-
-    csv asks for the next line after an error, where a generator would have ended.
-    """
-
-    def __init__(self, stream: IO[bytes], max_bytes: int):
-        self.lines, self.max_bytes, self.codec = Lines(stream, max_bytes), max_bytes, "utf-8-sig"
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.lines)
-        if line is None:
-            raise Rejected("oversized", f"more than {self.max_bytes} bytes")
-        text, self.codec = line.decode(self.codec, "surrogateescape"), "utf-8"
-        return text
-
-
-def parse_row(header: list[str], row: list[str], number: int, params: ExtractParams) -> Found:
-    """The document in a row of CSV, or why there is none."""
-    try:
-        "".join(row).encode()
-    except UnicodeEncodeError:
-        return Unreadable("invalid_utf8", "", number)
-    if len(row) != len(header):
-        return Unreadable("invalid_csv", f"{len(row)} fields, the header has {len(header)}", number)
-    return from_columns(dict(zip(header, row, strict=True)), number, params)
-
-
-# ---- Parquet ------------------------------------------------------------------------------------------------
-
-
-def read_parquet(stream: IO[bytes], name: str, params: ExtractParams) -> Iterator[Found]:
-    """One document for each row."""
-    file = pyarrow.parquet.ParquetFile(stream)
-    return read_row_groups(file, params, Part(0, file.num_row_groups, 0))
-
-
-def read_part_of_parquet(stream: IO[bytes], params: ExtractParams, part: Part) -> Iterator[Found]:
-    """One document for each row of the row groups in a part of the file."""
-    return read_row_groups(pyarrow.parquet.ParquetFile(stream), params, part)
-
-
-def read_row_groups(file: Any, params: ExtractParams, part: Part) -> Iterator[Found]:
-    """One document for each row; of a row group that breaks, what comes before, and then the next group."""
-    first = part.first
-    for group in range(part.begin, part.end):
-        number = first
-        try:
-            for row in _rows(file, group, params):
-                yield tried(partial(_from_row, row, number, params), number)
-                number += 1
-        except Exception as error:
-            broken = unreadable(error, number)
-            rows = first + file.metadata.row_group(group).num_rows - number
-            yield broken._replace(detail=f"{rows} rows of row group {group}: {broken.detail}")
-        first += file.metadata.row_group(group).num_rows
-
-
-def _rows(file: Any, group: int, params: ExtractParams) -> Iterator[Any]:
-    """Each row of a row group, as a table of one."""
-    columns = [column for column in file.schema_arrow.names if column in params.columns()]
-    for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, row_groups=[group], columns=columns):
-        for index in range(batch.num_rows):
-            yield batch, index
-
-
-def _from_row(row: Any, number: int, params: ExtractParams) -> Found:
-    batch, index = row
-    values = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
-    text = values.get(params.text_column)
-    if isinstance(text, bytes):  # written without the mark that they are text
-        values[params.text_column] = decoded(text)
     return from_columns(values, number, params)
 
 
@@ -250,7 +93,8 @@ READERS: dict[str, Reader] = {
 }
 
 # Of the formats in stages.extract.parts.PARTS.
-PART_READERS: dict[str, Callable[[IO[bytes], ExtractParams, Part], Iterator[Found]]] = {
+PART_READERS: dict[str, Callable[[IO[bytes], str, ExtractParams, Part], Iterator[Found]]] = {
+    "csv": read_part_of_csv,
     "jsonl": read_part_of_jsonl,
     "parquet": read_part_of_parquet,
 }

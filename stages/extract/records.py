@@ -42,13 +42,14 @@ class Rejected(Exception):
 
 
 class Part(NamedTuple):
-    """A range of a large file: of bytes (the lines that begin there), or of row groups."""
+    """A range of a large file: of bytes (the lines or rows that begin there), or of row groups."""
 
     begin: int
     end: int
     first: int  # number of its first record in the file
 
 
+Sized = tuple[int, Part]  # its bytes, and the part
 Found = Record | Unreadable
 
 # A reader gets the decompressed bytes, the file's name without folders, and the parameters. Of bad input

@@ -42,6 +42,7 @@ class Downloaded:
             )
             for entry in manifest.get("references", ())
         }
+        self.by_reference = bool(self._references)
         self.sizes = {str(entry["path"]): int(entry["bytes"]) for entry in manifest["shards"]}
         self.sizes |= {name: file.bytes for name, file in self._references.items()}
         self.about: dict[str, Any] = manifest.get("about", {})  # of every document, as download knows it
@@ -80,6 +81,11 @@ class Reference:
     def name(self) -> str:
         """Its name in the source."""
         return self._file.name
+
+    @property
+    def is_read_whole(self) -> bool:
+        """If it is copied and compared, whatever is asked for of it."""
+        return self._file.sha256 is not None
 
     def open(self, _mode: Any = "rb", /) -> IO[bytes]:
         """The file, which can be read from any byte on.
@@ -182,7 +188,7 @@ class Stream(io.RawIOBase):
 
     def _opened(self) -> Any:
         """The file, opened at the next byte."""
-        remote = look_up(self._url, self._pace)
+        remote = look_up(self._url, self._pace, self._file.version_id)
         if remote.size not in (None, self._file.bytes):
             raise Changed(f"{self._url} has {remote.size} bytes, locked are {self._file.bytes}; {REMEDY}")
         if self._file.etag and remote.etag != self._file.etag:

@@ -13,18 +13,19 @@ from rich.console import Console
 from tiny import ROOT, Project
 
 from lineage.documents import EXTRACT, Place, find, row_of
-from lineage.history import build_at
+from lineage.history import Build, build_at
 from lineage.steps import Plan, drawn
 from lineage.training import instructions, plan_of
 from lineage.why.answer import Answer, answer_of
 from lineage.why.query import located
-from lineage.why.show import outcome, show
-from lineage.why.way import Way, fate, file_and_member
+from lineage.why.show import facts, outcome, show
+from lineage.why.way import Way, fate, file_and_member, file_of
 from stages.documents import (
     DECISION_SCHEMA,
     DOCUMENT_SCHEMA,
     document_id,
     shard_name,
+    write_json,
     write_manifest,
     write_shard,
 )
@@ -96,10 +97,31 @@ def test_a_document_is_named_by_id_origin_or_url(shelf, query, found):
     ],
 )
 def test_an_origin_is_taken_apart_at_the_file_that_was_downloaded(origin, parts):
-    told = file_and_member(origin, {"a.whl": "1", "a!b.jsonl": "2", "a.tar": "3"})
+    told = file_and_member(origin, {name: {"sha256": "1"} for name in ("a.whl", "a!b.jsonl", "a.tar")})
 
     assert (told["file"], told["member"], told["record"]) == parts
     assert (told["sha256"] is None) == (parts[0] == "unknown.zip")
+
+
+@pytest.mark.parametrize(
+    ("pins", "shown"),
+    [
+        ({"sha256": "5a1d"}, "https://x.example/a.jsonl  sha256 5a1d"),
+        ({"etag": "91cc", "version_id": "7f"}, "https://x.example/a.jsonl  ETag 91cc  version 7f"),
+    ],
+)
+def test_a_file_by_reference_is_shown_as_it_was_locked(tmp_path, pins, shown):
+    folder = tmp_path / "data/download/web"
+    reference = {"path": "a.jsonl", "bytes": 9, "url": "https://x.example/a.jsonl", **pins}
+    write_json(folder / "manifest.json", {"counts": {}, "shards": [], "references": [reference]})
+    out = {"path": "data/download/web", "md5": f"{'0' * 32}.dir", "size": 9, "nfiles": 1}
+    build = Build(yaml.safe_dump({"stages": {"download@web": {"cmd": "x", "outs": [out]}}}), None, None, ())
+    place = Place("0" * 32, "web", "a.jsonl#3", 0, 0)
+
+    told = file_of(tmp_path, build, tmp_path, place, [])
+
+    assert (told["file"], told["member"], told["record"]) == ("a.jsonl", None, 3)
+    assert dict(facts(Way(place.id, place.source, place.origin, **told)))["file"] == shown
 
 
 def test_what_is_cut_from_a_document_is_told_and_that_dedup_dropped_what_was_left(tmp_path):

@@ -4,13 +4,17 @@ import gzip
 import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import fsspec
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 import yaml
 from fetching import download, fetched, forget, lock, sha256
 
@@ -18,6 +22,9 @@ from stages.documents import read_manifest
 from stages.download.crawl import sample
 from stages.download.params import CrawlParams
 from stages.extract.__main__ import main as extract
+from stages.extract.files import find_pieces
+from stages.extract.params import ExtractParams
+from stages.locked import differences
 from stages.params import Refusal
 
 pytestmark = pytest.mark.usefixtures("empty_project")
@@ -199,6 +206,36 @@ def test_a_file_is_read_where_it_is(web, name, content, etags, seekable):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "etags", "shards"),
+    [
+        ("a.parquet", parquet(TEXTS), True, 5),
+        ("a.parquet", parquet(TEXTS), False, 1),  # it has to be read whole, so it is read once
+        ("a.jsonl", LINES, True, 1),
+        ("a.parquet", b"no parquet at all" * 9, True, 1),
+    ],
+)
+def test_parquet_is_cut_where_it_is_as_only_its_end_is_read_for_that(web, name, content, etags, shards):
+    web.files[name], web.etags = content, etags
+    fetched({"kind": "files", "urls": [web.url(name)], "by_reference": True})
+    expected = documents()["text"].to_list()
+    web.breaks = [20] * 3
+
+    found = documents(shard_bytes=1)
+
+    assert found["text"].to_list() == expected
+    assert len(list(Path("data/extract/texts").glob("documents-*"))) == shards
+
+
+def test_a_server_out_of_reach_is_no_reason_to_cut_a_file_otherwise(web):
+    web.files["a.parquet"] = parquet(TEXTS)
+    fetched({"kind": "files", "urls": [web.url("a.parquet")], "by_reference": True})
+    web.status = 503
+
+    with pytest.raises(Refusal, match=r"a\.parquet: can't be read"):
+        find_pieces(Path("data/download/texts"), ExtractParams(shard_bytes=1))
+
+
 @pytest.mark.parametrize(("etags", "sentence"), [(True, "ETag is .*, locked is "), (False, "sha256 is .*, locked is ")])
 def test_a_file_that_changed_meanwhile_stops_extract(web, etags, sentence):
     web.files["a.jsonl"], web.etags = LINES, etags
@@ -233,3 +270,87 @@ def test_a_file_that_is_gone_stops_extract_and_download(web):
         documents()
     with pytest.raises(Refusal, match="there is no such file"):
         download(section)
+
+
+# ---- a bucket that keeps versions -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch, s3) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+    """A file system, and in it a bucket of the S3 server that keeps versions."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # another test's connections
+    store, name = s3.filesystem(), f"versioned-{uuid4().hex}"
+    store.mkdir(name)
+    store.call_s3("put_bucket_versioning", Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    yield store, name
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("by_reference", [True, False])
+@pytest.mark.parametrize("fate", ["overwritten", "removed"])
+def test_a_versioned_bucket_still_has_what_was_locked(bucket, by_reference, fate):
+    store, name = bucket
+    store.pipe(f"{name}/a.jsonl", LINES)
+    section = {"kind": "files", "urls": [f"s3://{name}/a.jsonl"], "by_reference": by_reference}
+    [locked] = lock(section).files
+    forget()
+    if fate == "overwritten":
+        store.pipe(f"{name}/a.jsonl", LINES.replace(b"A text", b"B text"))
+    else:
+        store.rm(f"{name}/a.jsonl")
+
+    download(section)
+    found = documents()
+
+    assert locked.version_id
+    assert found["text"].to_list() == TEXTS
+
+
+def test_a_new_version_is_shown_and_taken_when_it_is_locked(bucket):
+    store, name = bucket
+    section = {"kind": "files", "urls": [f"s3://{name}/a.jsonl"], "by_reference": True}
+    store.pipe(f"{name}/a.jsonl", LINES)
+    before = lock(section)
+    store.pipe(f"{name}/a.jsonl", LINES)
+    again = lock(section)
+    store.pipe(f"{name}/a.jsonl", LINES.replace(b"A text", b"B text"))
+    after = lock(section)
+
+    fetched(section)
+
+    [first], [second], [third] = before.files, again.files, after.files
+    assert differences(before, again) == [f"a.jsonl is version {second.version_id} (locked: {first.version_id})"]
+    assert differences(again, after) == [
+        f"a.jsonl has {len(LINES)} bytes, ETag {third.etag} (locked: {len(LINES)} bytes, ETag {second.etag})"
+    ]
+    assert len({before.digest, again.digest, after.digest}) == 3
+    assert documents()["text"][0].startswith("B text")
+
+
+@pytest.mark.parametrize("by_reference", [True, False])
+def test_a_version_that_is_gone_is_named(bucket, by_reference):
+    store, name = bucket
+    store.pipe(f"{name}/a.jsonl", LINES)
+    section = {"kind": "files", "urls": [f"s3://{name}/a.jsonl"], "by_reference": by_reference}
+    [locked] = lock(section).files
+    forget()
+    store.pipe(f"{name}/a.jsonl", b"other")
+    store.call_s3("delete_object", Bucket=name, Key="a.jsonl", VersionId=locked.version_id)
+
+    with pytest.raises(Refusal, match=rf"a.jsonl \(version {locked.version_id}\): there is no such file"):
+        download(section)
+
+
+def test_a_bucket_without_versions_is_pinned_by_its_etag(monkeypatch, s3):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    url = s3.url("a.jsonl")
+    s3.filesystem().pipe(url, LINES)
+
+    [locked] = lock({"kind": "files", "urls": [url], "by_reference": True}).files
+
+    assert (locked.version_id, locked.sha256) == (None, None)
+    assert locked.etag

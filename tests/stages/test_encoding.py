@@ -1,5 +1,6 @@
 """The fast encoder, beside Hugging Face's."""
 
+import json
 import random
 import unicodedata
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from tiny import prose
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from stages.encoding import Encoder, twin_of
+from stages.tokenize import encoder_of
 from stages.tokenizer import train
 
 SEPARATOR = "<|end|>"
@@ -144,3 +146,18 @@ def test_special_tokens_that_are_added_change_no_id(trained):
 
     assert encoder.twin is not None
     assert encoder.encode(["old <|mask|> river"])[0].tolist() == ids(tokenizer, "old <|mask|> river")
+
+
+def test_an_encoder_is_made_once_for_each_tokenizer(tmp_path, trained):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": SEPARATOR}))
+    trained.save(str(tmp_path / "tokenizer.json"))
+    encoder, separator = encoder_of(tmp_path, "a digest")
+    other = train(iter(texts()), 300, [SEPARATOR])
+    other.save(str(tmp_path / "tokenizer.json"))
+
+    again, _ = encoder_of(tmp_path, "a digest")
+    another, _ = encoder_of(tmp_path, "another digest")
+
+    assert again is encoder
+    assert separator == trained.token_to_id(SEPARATOR)
+    assert another.encode(["The old river"])[0].tolist() == ids(other, "The old river")

@@ -1,5 +1,6 @@
 """Large files: cut into parts by size alone, read in bounded memory, also where one line is the file."""
 
+import io
 import json
 import random
 import subprocess
@@ -9,13 +10,18 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import pyarrow
+import pyarrow.parquet
 import pytest
 from reading import shown
 
 from stages.documents import write_manifest
+from stages.extract import parquet
 from stages.extract.files import find_pieces, group, read_pieces
+from stages.extract.lines import PartOfLines
 from stages.extract.params import ExtractParams
-from stages.extract.parts import PartOfLines, line_parts
+from stages.extract.parquet import read_parquet
+from stages.extract.parts import line_parts
 from stages.extract.shards import extract_shard
 
 LINES = b"".join(b'{"text": "%s"}\n' % (b"x" * (number % 37)) for number in range(300)) + b'\n{"text": "last"}'
@@ -62,12 +68,53 @@ def test_a_part_holds_the_lines_that_begin_in_it(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"aa\nbb\n\ncccccc\nd")
 
-    parts = [part for _, part in line_parts(path, 15, 4)]
+    parts = [part for _, part in line_parts(path, 15, ExtractParams(shard_bytes=4))]
 
     with path.open("rb") as file:
         lines = [list(iter(partial(PartOfLines(file, each).readline, 99), b"")) for each in parts]
     assert lines == [[b"aa\n", b"bb\n"], [b"\n", b"cccccc\n"], [], [b"d"]]
     assert [part.first for part in parts] == [0, 2, 4, 4]
+
+
+ROWS = b"text,url\r\n" + b"".join(b'"a ""%d"",\n\nb",%s\n\n' % (number, b"u" * (number % 37)) for number in range(99))
+
+
+def drawn_csv(seed: int) -> bytes:
+    """A file of CSV, or nearly: quotes, commas and line ends where they fall."""
+    draw = random.Random(seed)
+    pieces = ["a", "b,c", '"', '""', ",", "\n", "\r\n", "\r", "\0", "é", '"x\ny",z\n', "d" * 1001]
+    content = "".join(draw.choices(pieces, [9, 9, 3, 3, 3, 9, 3, 0.3, 0.3, 3, 9, 0.3], k=300)).encode()
+    return b"text,url\n" + content.replace(b"\xc3\xa9", draw.choice([b"\xc3\xa9", b"\xff"]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROWS,
+        b"\xef\xbb\xbf" + ROWS,
+        b'"text\n",url\n' + b"a,b\n" * 99,
+        ROWS + b'"no end\n' + b"a,b\n" * 50,
+        ROWS + b"d" * 3000 + b",e\n" + ROWS + b'"' + b"f\n" * 1000 + b'",g\n' + ROWS,
+        ROWS.decode().encode("utf-16"),
+        *map(drawn_csv, range(30)),
+    ],
+)
+@pytest.mark.parametrize("shard_bytes", [1, 31, 1000])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_rows_of_csv_have_the_same_ids_however_a_file_is_cut(tmp_path, content, shard_bytes, name):
+    (tmp_path / name).write_bytes(content.replace(b",", b"\t") if name == "a.tsv" else content)
+
+    whole, cut = read_in_shards(tmp_path, 1 << 20), read_in_shards(tmp_path, shard_bytes)
+
+    assert len(cut) > 1 or shard_bytes == 1000 or content.startswith(b"\xff\xfe")
+    assert [each for shard in cut for each in shard] == whole[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"t" * 1001 + b"\na\n", b"te\rxt\na\n"])
+def test_csv_without_a_header_is_one_part(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+
+    assert read_in_shards(tmp_path, 1) == read_in_shards(tmp_path, 1 << 20)
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 500, 2000])
@@ -80,6 +127,55 @@ def test_rows_have_the_same_ids_however_a_file_is_cut(tmp_path, shard_bytes):
 
     assert [each for shard in cut for each in shard] == whole[0]
     assert 1 < len(cut) <= 12
+
+
+class Watched(io.FileIO):
+    """A file that remembers how many bytes were read at once."""
+
+    largest = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.largest = max(self.largest, len(content))
+        return content
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_a_row_group_is_read_a_row_at_a_time_however_large_it_is(tmp_path, compression):
+    rows = 50_000
+    table = pyarrow.table({"text": [f"{number:01000d}" for number in range(rows)]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=rows, compression=compression)
+    del table
+    before = held = pyarrow.total_allocated_bytes()
+
+    with Watched(tmp_path / "a.parquet") as file:
+        for number, _ in enumerate(read_parquet(file, "a.parquet", ExtractParams())):
+            held = held if number % 100 else max(held, pyarrow.total_allocated_bytes())
+
+    assert number == rows - 1
+    assert held - before < 12_000_000  # of 50 MB: a buffer, the dictionary, a page
+    assert file.largest < 5_000_000
+
+
+def test_a_large_row_and_those_after_it_are_the_same_and_a_break_behind_them_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "LARGE_BYTES", 1000)
+    draw = random.Random(0)
+    texts = [draw.randbytes(30).hex(), draw.randbytes(30_000).hex(), *(draw.randbytes(500).hex() for _ in range(99))]
+    path = tmp_path / "a.parquet"
+    options = {"use_dictionary": False, "compression": "zstd", "data_page_size": 10_000, "row_group_size": 90}
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, **options, write_batch_size=1)
+    content = bytearray(path.read_bytes())
+
+    whole = read_in_shards(tmp_path, 1 << 20)[0]
+    page = content.index(b"\x28\xb5\x2f\xfd", 50_000)  # how zstd begins
+    content[page : page + 4] = bytes(4)
+    path.write_bytes(content)
+    broken = read_in_shards(tmp_path, 1 << 20)[0]
+
+    assert [text for _, text in whole] == texts
+    lost = next(number for number, (_, text) in enumerate(broken) if text.startswith("!"))
+    assert 2 < lost < 89
+    assert broken == [*whole[:lost], (whole[lost][0], "!unreadable"), *whole[90:]]
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet at all", b"PAR1" * 9])
@@ -133,7 +229,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
 def test_a_document_of_200_megabytes_passes_in_a_worker_of_one_gigabyte(tmp_path, name):
     draw = random.Random(1)
     words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 9))) for _ in range(5000)]
@@ -141,12 +237,15 @@ def test_a_document_of_200_megabytes_passes_in_a_worker_of_one_gigabyte(tmp_path
     text = line * (200_000_000 // len(line) + 1)
     for folder in ("in", "out"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "in" / name).write_text(text if name == "a.txt" else json.dumps({"text": text}) + "\n")
+    if name == "a.parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": [text, "b"]}), tmp_path / "in" / name)
+    else:
+        (tmp_path / "in" / name).write_text(text if name == "a.txt" else json.dumps({"text": text}) + "\n")
     write_manifest(tmp_path / "in", {})
     (tmp_path / "run.py").write_text(EXTRACT)
 
     done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
 
     kept, size, megabytes = map(int, done.stdout.split())
-    assert (kept, size) == (1, len(text) - 1)
+    assert (kept, size) == ((2, len(text)) if name == "a.parquet" else (1, len(text) - 1))
     assert megabytes < 1024
