@@ -5,6 +5,7 @@ mixture, sizes of the sources, size of the whole  ->  shares that sum to 1
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def parse_mixture(given: Mapping[str, Any], where: str) -> dict[str, float | Epo
         Refusal: if one is neither a positive number nor {epochs: a positive number}.
     """
     entries = {name: _entry(value, f"{where}: mixture.{name}") for name, value in given.items()}
-    total = sum(entry for entry in entries.values() if not isinstance(entry, Epochs))
+    total = fsum(entry for entry in entries.values() if not isinstance(entry, Epochs))
     return {name: entry if isinstance(entry, Epochs) else entry / total for name, entry in sorted(entries.items())}
 
 

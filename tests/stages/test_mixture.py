@@ -42,6 +42,14 @@ def test_a_mixture_is_read_in_the_order_of_the_names(tmp_path, names):
     assert list(load_mixture(params).items()) == [("books", 0.5), ("code", Epochs(2)), ("web", 0.5)]
 
 
+def test_shares_are_the_same_to_the_last_bit_in_whatever_order_weights_are_written():
+    weights = {"books": 0.1, "code": 0.2, "web": 0.3}
+    backwards = dict(reversed(weights.items()))
+
+    assert parse_mixture(weights, "params.yaml") == parse_mixture(backwards, "params.yaml")
+    assert sum(weights.values()) != sum(backwards.values())  # or it would say nothing
+
+
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
