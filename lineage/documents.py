@@ -72,7 +72,9 @@ def find(build: Path, matches: pl.Expr) -> list[Place]:
     return [Place(row["id"], shard.source, row["origin"], shard.number, number) for shard, number, row in found]
 
 
-def scan(listed: Sequence[Shard], matches: pl.Expr, columns: list[str]) -> Iterator[tuple[Shard, int, dict[str, Any]]]:
+def scan(
+    listed: Sequence[Shard], matches: pl.Expr, columns: Sequence[str | pl.Expr]
+) -> Iterator[tuple[Shard, int, dict[str, Any]]]:
     """The shard, the number of the row in it, and `columns` of each row of the shards that `matches` is true of.
 
     Raises:

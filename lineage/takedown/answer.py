@@ -84,6 +84,7 @@ class Copy:
     source: str
     origin: str
     similarity: float | None  # of the one that was kept and the one that wasn't; 1 for equal texts
+    synthetic: bool  # whether a language model wrote it
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,8 @@ def _copies(search: Search, known: list[Build]) -> Iterator[Copy]:
         similarities = {fate.duplicate_of: fate.similarity for fate in fates.values()}
         for id, fate in fates.items():
             if id not in search.places and id not in found:
-                copy = Copy(id, fate.source, fate.origin, fate.similarity or similarities.get(id))
+                similarity = fate.similarity or similarities.get(id)
+                copy = Copy(id, fate.source, fate.origin, similarity, fate.synthetic)
                 found[id] = copy if fate.fate != RULE else None
     yield from (copy for copy in found.values() if copy)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from lineage.documents import DEDUP, EXTRACT, TOKENIZE, Place, find, scan, shards
+from lineage.documents import DEDUP, EXTRACT, TOKENIZE, Place, find, scan, shards, synthetic
 from lineage.history import Build
 from lineage.objects import Objects
 from lineage.training import stream_of
@@ -27,6 +27,7 @@ class Fate:
     fate: str  # trained on, held out, or the rule that dropped it
     duplicate_of: str | None
     similarity: float | None
+    synthetic: bool  # whether a language model wrote it
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,14 @@ class Search:
 def _fates(folder: Path, ids: set[str]) -> dict[str, Fate]:
     wanted = sorted(ids)
     concerned = pl.col("id").is_in(wanted) | pl.col("duplicate_of").is_in(wanted).fill_null(False)
+    listed = shards(folder, DEDUP, "decisions")
     columns = ["id", "origin", "keep", "rule", "duplicate_of", "similarity", "split"]
+    found = scan(listed, concerned, [*columns, synthetic([shard.path for shard in listed])])
     return {
-        row["id"]: Fate(shard.source, row["origin"], _fate(row), row["duplicate_of"], row["similarity"])
-        for shard, _, row in scan(shards(folder, DEDUP, "decisions"), concerned, columns)
+        row["id"]: Fate(
+            shard.source, row["origin"], _fate(row), row["duplicate_of"], row["similarity"], row["synthetic"]
+        )
+        for shard, _, row in found
     }
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lineage.plain import plain
 from lineage.takedown.answer import Answer, InBuild, InCheckpoint, answer
-from lineage.terminal import UNKNOWN, console, tables
+from lineage.terminal import UNKNOWN, console, marked, tables
 from stages.takedown import TAKEDOWN, Entry, Takedown
 
 FEW = 10  # copies and ids that are shown; --json has all
@@ -47,7 +47,7 @@ def sentences(found: Answer) -> Iterator[str]:
         yield f"Clean of them: {names}{f' and {len(clean) - FEW} more' if len(clean) > FEW else ''}."
     yield _newest_clean(found)
     if found.copies:
-        first = ", ".join(f"{copy.id} ({copy.source})" for copy in found.copies[:FEW])
+        first = ", ".join(f"{copy.id} ({marked(copy.source, copy.synthetic)})" for copy in found.copies[:FEW])
         yield (
             f"Duplicates that are not asked for, one of which may take their place: {len(found.copies)}, {first}"
             f"{', …' if len(found.copies) > FEW else ''}. --copies asks for them, too."

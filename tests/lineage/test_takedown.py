@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -176,6 +177,9 @@ def test_a_copy_is_named_and_asked_for_if_one_wants(committed):
 
     assert [(copy.id, copy.similarity) for copy in alone.copies] == [(ITS_COPY, 1.0)]
     assert any(ITS_COPY in sentence and "--copies" in sentence for sentence in sentences(alone))
+    assert not any("synthetic" in sentence for sentence in sentences(alone))
+    written = replace(alone, copies=tuple(replace(copy, synthetic=True) for copy in alone.copies))
+    assert any("(synthetic)" in sentence for sentence in sentences(written))
     assert (both.documents, both.copies) == (2, ())
     assert [copy.id for copy in answer(committed.folder, asked(ITS_COPY)).copies] == [STORY]
 
