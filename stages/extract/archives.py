@@ -13,11 +13,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, Self, cast
 
 import zstandard
 
-from stages.extract.records import Rejected
+from stages.extract.records import Part, Rejected
 
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
 ZIPS = (".zip", ".whl")
@@ -202,14 +202,63 @@ def _open_zip_member(archive: zipfile.ZipFile, entry: Entry) -> IO[bytes]:
 # ---- tar ----------------------------------------------------------------------------------------------------
 
 
-def tar_members(file: IO[bytes], name: str, is_wanted: Callable[[str], bool]) -> Iterator[Stream]:
-    """The wanted files in the tar `file` of this name, in its own order: it can't be entered in the middle."""
+def tar_cuts(file: IO[bytes], part_bytes: int) -> list[int]:
+    """Where, in the plain tar `file`, a part of `part_bytes` and more begins: at 0, and with the head of a member.
+
+    None, but for 0, where a part would be read otherwise than within the whole: if a name is there twice, or a head is
+    for all members that follow. Only the heads are read, some 30,000 a second.
+
+    Raises:
+        tarfile.TarError: if it is broken.
+    """
+    cuts, names = [0], set()
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=Head) as archive:
+        for entry in entries_of(archive):
+            if entry.name in names or archive.pax_headers.keys() - {"comment"}:  # git writes one with its commit
+                return [0]
+            names.add(entry.name)
+            if entry.offset >= cuts[-1] + part_bytes:
+                cuts.append(entry.offset)
+    return cuts
+
+
+class Head(tarfile.TarInfo):
+    """What describes a member; tarfile would take a broken one for the end of the archive, and say nothing."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        """The next one.
+
+        Raises:
+            tarfile.TarError: if it is broken.
+        """
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"the head of a member: {error}") from None
+
+
+def entries_of(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of `archive`, which would keep them all."""
+    while (entry := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]
+        yield entry
+
+
+def tar_members(
+    file: IO[bytes], name: str, is_wanted: Callable[[str], bool], part: Part | None = None
+) -> Iterator[Stream]:
+    """The wanted files in the tar `file` of this name, or in a part of it, in its own order."""
     names: set[str] = set()
+    if part is not None:
+        file.seek(part.begin)
     compression = name.lower().rpartition(".")[2].replace("tgz", "gz")
     # tarfile would take the end of truncated gzip for the end of the archive.
     unpacked = decompressed(file, compression) if compression in COMPRESSIONS else file
-    with tarfile.open(fileobj=unpacked, mode="r|") as archive:
-        for entry in archive:
+    with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=Head) as archive:
+        for entry in entries_of(archive):
+            if part is not None and entry.offset >= part.end - part.begin:
+                return
             if entry.isreg() and is_wanted(entry.name):
                 yield entry.name, partial(_open_tar_member, archive, entry, entry.name in names)
                 names.add(entry.name)

@@ -99,13 +99,13 @@ def pieces_of(file: File, size: int, params: ExtractParams) -> list[Piece]:
             if is_wanted_member(entry.name, params)
         ]
     if name.lower().endswith(TARS):
-        return [whole]
-    return parted(file, whole, params) if is_wanted(name, params) else []
+        return parted(file, whole, ending(name), params)
+    format_ = params.format if params.format != "auto" else format_of(name)
+    return parted(file, whole, format_, params) if is_wanted(name, params) else []
 
 
-def parted(file: File, whole: Piece, params: ExtractParams) -> list[Piece]:
+def parted(file: File, whole: Piece, format_: str | None, params: ExtractParams) -> list[Piece]:
     """`whole`, or the parts of it if it is larger than a shard, and can be entered in the middle."""
-    format_ = params.format if params.format != "auto" else format_of(whole.file)
     if whole.size <= params.shard_bytes or ending_of_compression(whole.file) or not can_cut(file, format_):
         return [whole]
     parts = PARTS[format_ or ""](file, whole.size, params)
@@ -220,11 +220,13 @@ def _read_file(file: File, pieces: list[Piece], params: ExtractParams) -> Iterat
 
 def _members(file: File, pieces: list[Piece], params: ExtractParams) -> Iterator[Stream]:
     """What opens the members of the archive `file` that `pieces` are of."""
-    with file.open("rb") as stream:
-        if file.name.lower().endswith(ZIPS):
+    if file.name.lower().endswith(ZIPS):
+        with file.open("rb") as stream:
             yield from zip_members(stream, (Entry(piece.member or "", piece.size, piece.refused) for piece in pieces))
-        else:
-            yield from tar_members(stream, file.name, partial(is_wanted_member, params=params))
+        return
+    for piece in pieces:
+        with file.open("rb") as stream:
+            yield from tar_members(stream, file.name, partial(is_wanted_member, params=params), piece.part)
 
 
 def _read_members(streams: Iterator[Stream], params: ExtractParams) -> Iterator[tuple[str | None, Found]]:

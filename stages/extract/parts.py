@@ -1,4 +1,4 @@
-"""Cut a large file into parts that workers read side by side: lines and CSV by ranges of bytes, Parquet by row groups.
+"""Cut a large file into parts that workers read side by side: ranges of bytes, or row groups of Parquet.
 
 What a part holds depends on the file and `shard_bytes` alone, and a record has the number that it has in the whole
 file: so its id is the same however the file is cut.
@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet
 
+from stages.extract.archives import tar_cuts
 from stages.extract.delimited import csv_parts
 from stages.extract.encodings import UTF_16
 from stages.extract.params import ExtractParams
@@ -47,6 +48,17 @@ def lines_begun(path: Path, bounds: tuple[int, int]) -> int:
     return count
 
 
+def tar_parts(path: Path, size: int, params: ExtractParams) -> list[Sized]:
+    """Ranges of bytes that begin with a member. None of a file that can't be read."""
+    try:
+        with path.open("rb") as file:
+            bounds = [*tar_cuts(file, params.shard_bytes), size]
+    except Exception as error:
+        unreadable(error, None)  # raises it again if it isn't the file's
+        return []
+    return [(end - begin, Part(begin, end, 0)) for begin, end in pairwise(bounds)]
+
+
 def row_group_parts(file: File, size: int, params: ExtractParams) -> list[Sized]:
     """Row groups in a row, so many that they fill `shard_bytes`. None of a file that can't be read.
 
@@ -79,6 +91,7 @@ PARTS: dict[str, Callable[[Any, int, ExtractParams], list[Sized]]] = {
     "jsonl": line_parts,
     "csv": csv_parts,
     "parquet": row_group_parts,
+    "tar": tar_parts,
 }
 
 

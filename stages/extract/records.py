@@ -42,11 +42,11 @@ class Rejected(Exception):
 
 
 class Part(NamedTuple):
-    """A range of a large file: of bytes (the lines or rows that begin there), or of row groups."""
+    """A range of a large file: of bytes (the lines, rows or members that begin there), or of row groups."""
 
     begin: int
     end: int
-    first: int  # number of its first record in the file
+    first: int  # number of its first record in the file; 0 where records have none
 
 
 Sized = tuple[int, Part]  # its bytes, and the part

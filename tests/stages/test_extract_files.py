@@ -109,6 +109,15 @@ def test_a_broken_container_is_unreadable_and_never_an_exception(tmp_path, name,
     assert found[-1][0].startswith("z.txt")
 
 
+@pytest.mark.parametrize("until", [1024, 1100])
+def test_a_member_of_a_tar_whose_head_is_broken_is_told_with_all_that_follow(tmp_path, until):
+    content = tarred([("a.txt", b"a"), ("b.txt", b"b"), ("c.txt", b"c")])
+
+    found = read(tmp_path, {"t.tar": content[:until] + b"x" * (1536 - until) * (until == 1024)}, format="text")
+
+    assert found == [("t.tar!a.txt", "a"), ("t.tar", "!truncated")]
+
+
 def test_a_member_that_is_damaged_costs_no_other(tmp_path):
     content = bytearray(zipped({"a.txt": b"a text" * 99, "b.txt": b"b"}))
     content[40:44] = b"\xff\xff\xff\xff"

@@ -5,15 +5,17 @@ import json
 import random
 import subprocess
 import sys
+import tarfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow
 import pyarrow.parquet
 import pytest
-from reading import shown
+from reading import shown, zipped
 
 from stages.documents import write_manifest
 from stages.extract import parquet
@@ -32,10 +34,10 @@ def _alone(monkeypatch):
     monkeypatch.setenv("PEDIGREE_WORKERS", "1")
 
 
-def read_in_shards(folder: Path, shard_bytes: int) -> list[list[tuple[str, str]]]:
+def read_in_shards(folder: Path, shard_bytes: int, **more: Any) -> list[list[tuple[str, str]]]:
     """(origin, text or !rule) of each record, by shard."""
     write_manifest(folder, {})
-    params = ExtractParams(shard_bytes=shard_bytes, max_document_bytes=1000)
+    params = ExtractParams(shard_bytes=shard_bytes, max_document_bytes=1000, **more)
     shards = group(find_pieces(folder, params), shard_bytes)
     return [[(origin, shown(found)) for origin, found in read_pieces(folder, pieces, params)] for pieces in shards]
 
@@ -115,6 +117,54 @@ def test_csv_without_a_header_is_one_part(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
 
     assert read_in_shards(tmp_path, 1) == read_in_shards(tmp_path, 1 << 20)
+
+
+def packed(format_: int, more: tuple[str, ...] = (), **headers: str) -> bytes:
+    """A tar of texts, one with a long name, an archive, a folder, two links, and texts of the names `more`."""
+    content = io.BytesIO()
+    texts = [f"a/{number}.txt" for number in range(9)] + [f"b/{'long' * 40}é.txt", "c.bin", *more]
+    with tarfile.open(fileobj=content, mode="w", format=format_, pax_headers=headers) as archive:
+        for number, name in enumerate(texts):
+            entry = tarfile.TarInfo(name)
+            entry.size = number * 100
+            archive.addfile(entry, io.BytesIO(b"%d" % (number % 10) * entry.size))
+        inner = zipped({"d.txt": b"in a zip", "e.bin": b""})
+        entry = tarfile.TarInfo("inner.zip")
+        entry.size = len(inner)
+        archive.addfile(entry, io.BytesIO(inner))
+        for kind in (tarfile.DIRTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE):
+            entry = tarfile.TarInfo(f"other{kind.decode()}.txt")
+            entry.type, entry.linkname = kind, "a/0.txt"
+            archive.addfile(entry)
+    return content.getvalue()
+
+
+PAX = packed(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_cut"),
+    [
+        (PAX, True),
+        (packed(tarfile.GNU_FORMAT), True),
+        (packed(tarfile.PAX_FORMAT, comment="a commit"), True),
+        (packed(tarfile.PAX_FORMAT, more=("a/1.txt", "z.txt")), False),
+        (packed(tarfile.PAX_FORMAT, path="all.txt"), False),
+        (PAX[:5000], False),
+        (PAX[:5200], False),
+        (PAX[:6144] + b"no head" * 400 + PAX[6144:], False),
+        (b"no tar at all" * 99, False),
+        (b"", False),
+    ],
+)
+@pytest.mark.parametrize("shard_bytes", [1, 1500, 4000])
+def test_members_of_a_tar_are_the_same_however_it_is_cut(tmp_path, content, is_cut, shard_bytes):
+    (tmp_path / "a.tar").write_bytes(content)
+
+    whole, cut = (read_in_shards(tmp_path, size, format="text") for size in (1 << 20, shard_bytes))
+
+    assert [each for shard in cut for each in shard] == whole[0]
+    assert is_cut in (None, len(cut) > 1)
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 500, 2000])
