@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flows.lock import unlocked
 from flows.places.settings import read_places
 from flows.settings import flow_settings
@@ -13,6 +15,7 @@ from stages.mixture import load_mixture
 from stages.params import Refusal, load_params, read_params, source_names
 from stages.settings import settings
 
+DAG = Path("dvc.yaml")
 # By name, not by import: none of them is loaded before it is asked, and a flow doesn't depend on stages.
 SOURCE_MODELS = {"extract": "stages.extract.params.ExtractParams", "filter": "stages.filter.FilterParams"}
 STAGE_MODELS = {
@@ -39,6 +42,7 @@ def check_params() -> int:
         _takedown,
         load_mixture,
         _phases,
+        _written,
         *_source_checks(),
         *_stage_checks(),
     ]
@@ -97,6 +101,20 @@ def _phases() -> None:
     """Refuse a phase of the training with a source that isn't there; what else is wrong, other checks say."""
     if isinstance(section := read_params().get("pretrain"), dict) and section.get("phases"):
         load_params(_named(STAGE_MODELS["pretrain"]), "pretrain").order_phases(load_mixture())
+
+
+def _written() -> None:
+    """Refuse to leave out a parameter that dvc.yaml names alone: DVC wants it written, although it has a default."""
+    dag = yaml.safe_load(DAG.read_text(encoding="utf-8")) if DAG.exists() else {}
+    described = [stage.get("do", stage) for stage in dag.get("stages", {}).values()]
+    names = {name for stage in described for name in stage.get("params", ()) if isinstance(name, str)}
+    params = read_params()
+    for section, _, name in sorted(name.partition(".") for name in names if "${" not in name):
+        if name and isinstance(params.get(section), dict) and name not in params[section]:
+            raise Refusal(
+                f"params.yaml: {section}.{name} is missing, and {DAG} names it; add it, with its default if no other "
+                f"is wanted (docs/parameters.md)"
+            )
 
 
 def _named(path: str) -> Any:

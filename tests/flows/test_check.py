@@ -18,6 +18,7 @@ def params(tmp_path, monkeypatch):
     """The project's own parameters in a folder of the test's; call it with a change to write them changed."""
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").symlink_to(PROJECT / "dvc.yaml")
 
     def write(change):
         change(values)
@@ -48,6 +49,7 @@ def test_the_project_s_own_parameters_are_valid(params):
         (lambda values: values["mixture"].update(nowhere=1), "mixture must give each of the sources"),
         (lambda values: values["mixture"].update(papers={"epoch": 2}), "mixture.papers is {'epoch': 2}; give a weight"),
         (lambda values: values.pop("evaluate"), "section evaluate is missing"),
+        (lambda values: values["evaluate"].pop("probe"), r"evaluate\.probe is missing, and dvc\.yaml names it; add it"),
     ],
 )
 def test_a_mistake_is_refused_by_its_full_name(params, change, sentence):
