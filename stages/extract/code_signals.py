@@ -32,28 +32,35 @@ MARKUP = "</"
 HIDDEN = (r"(?is)<script\b.*?</script\s*>", r"(?is)<style\b.*?</style\s*>", r"(?s)<!--.*?-->", r"</?[A-Za-z!?][^>]*>")
 
 
-def code_signals(texts: list[str]) -> dict[str, np.ndarray]:
+def code_signals(texts: pl.Series) -> dict[str, np.ndarray]:
     """The signals of each text that the rules for code ask for, by their names. Lengths are in characters."""
-    text = pl.col("text")
-    characters = text.str.len_chars().clip(1)
-    lengths = text.str.extract_all(ENCODED).list.eval(pl.element().str.len_chars())
-    frame = pl.DataFrame({"text": texts}, schema={"text": pl.String})
-    visible = visible_characters(frame["text"])
-    found = frame.select(
-        encoded_ratio=lengths.list.sum().fill_null(0) / characters,
-        encoded_run=lengths.list.max().fill_null(0).cast(pl.Int64),
-        generated_marks=text.str.head(GENERATED_HEAD_CHARACTERS).str.count_matches(GENERATED).cast(pl.Int64),
-        xml_marks=text.str.head(XML_HEAD_CHARACTERS).str.count_matches("<?xml version=", literal=True).cast(pl.Int64),
-        visible_characters=visible,
-        visible_ratio=visible / characters,
-    )
-    return {name: found[name].to_numpy() for name in found.columns}
+    characters = texts.str.len_chars().cast(pl.Int64)
+    encoded, longest = encoded_characters(texts)
+    visible = visible_characters(texts, characters)
+    found = {
+        "encoded_ratio": encoded / characters.clip(1),
+        "encoded_run": longest,
+        "generated_marks": texts.str.head(GENERATED_HEAD_CHARACTERS).str.count_matches(GENERATED),
+        "xml_marks": texts.str.head(XML_HEAD_CHARACTERS).str.count_matches("<?xml version=", literal=True),
+        "visible_characters": visible,
+        "visible_ratio": visible / characters.clip(1),
+    }
+    return {name: column.to_numpy() for name, column in found.items()}
 
 
-def visible_characters(texts: pl.Series) -> pl.Series:
-    """How many characters of each text are left without tags, comments, scripts and styles; white space counts."""
+def encoded_characters(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """How many characters of each text are encoded data, and how many the longest piece of it has."""
+    pieces = texts.str.extract_all(ENCODED)
+    places = (pieces.list.len() > 0).arg_true()  # few
+    lengths = pieces.gather(places).list.eval(pl.element().str.len_chars().cast(pl.Int64))
+    none = pl.zeros(len(texts), pl.Int64, eager=True)
+    return none.clone().scatter(places, lengths.list.sum()), none.scatter(places, lengths.list.max())
+
+
+def visible_characters(texts: pl.Series, characters: pl.Series) -> pl.Series:
+    """How many of the `characters` of each text are left without tags, comments, scripts, styles; blanks count."""
     marked = texts.str.contains(MARKUP, literal=True).arg_true()
     shown = texts.gather(marked)
     for pattern in HIDDEN:
         shown = shown.str.replace_all(pattern, "")
-    return texts.str.len_chars().cast(pl.Int64).scatter(marked, shown.str.len_chars().cast(pl.Int64))
+    return characters.clone().scatter(marked, shown.str.len_chars().cast(pl.Int64))

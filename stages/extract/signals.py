@@ -109,7 +109,8 @@ def _measure_batch(texts: list[str], definition: WordDefinition) -> pl.DataFrame
     heads = [text[:MEASURED_CHARACTERS] for text in texts]
     buffer = buffer_of(heads)
     words = spacy_words_of(buffer, heads) if definition == "spacy" else words_of(buffer)
-    lines, counts = lines_of(buffer), count_strings(heads) | sizes(texts)
+    lines, strings = lines_of(buffer), pl.Series("text", heads, pl.String)
+    counts = count_strings(strings) | sizes(texts)
     columns = {
         **counts,
         **word_signals(buffer, words, counts, definition),
@@ -118,7 +119,7 @@ def _measure_batch(texts: list[str], definition: WordDefinition) -> pl.DataFrame
         **repeated_ngrams(buffer, words),
         **layout_signals(buffer, words),
         "sentences": sentences(buffer, lines),
-        **code_signals(heads),
+        **code_signals(strings),
     }
     return pl.DataFrame({name: columns[name] for name in SIGNAL_SCHEMA}, schema=SIGNAL_SCHEMA)
 
@@ -152,10 +153,10 @@ def characters_that(are: Bools, buffer: Buffer) -> Ints:
     return np.array([np.count_nonzero(are[start:end]) for start, end in bounds], np.int64)
 
 
-def count_strings(texts: list[str]) -> Columns:
+def count_strings(texts: pl.Series) -> Columns:
     """What is counted by looking for fixed strings."""
     text = pl.col("text")
-    found = pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(
+    found = texts.to_frame().select(
         hashes=text.str.count_matches("#", literal=True),
         ellipses=text.str.count_matches("...", literal=True) + text.str.count_matches("…", literal=True),
         lorem_ipsum=text.str.count_matches("(?i)lorem ipsum"),
